@@ -1,0 +1,48 @@
+"""Every maximum that a peer could push against: its unit in its name, its reason beside it.
+
+A limit that belongs to one run (committee sizes, time-outs, model size) stands in the manifest instead.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+
+# -- the wire -----------------------------------------------------------------------------------------------------
+FRAME_BYTES: Final = 256 * KIB  # one request, answer or gossip; a full view of 500 peers fits, and GossipSub carries < 1 MiB
+GOSSIP_BYTES: Final = 64 * KIB  # one pubsub message: the mesh multiplies it by about its degree
+NESTING_DEPTH: Final = 16  # msgpack nesting in a frame; our deepest message needs 6
+CHUNK_BYTES: Final = MIB  # one read or write of a bulk stream: 1 MiB writes were the fastest measured over yamux
+
+# -- one peer -----------------------------------------------------------------------------------------------------
+LINKS: Final = 256  # open connections; each costs about 1 MB and a dozen tasks
+INBOUND_REQUESTS_PER_PEER: Final = 16  # being answered at once; honest peers have at most a ping, an offer and a question open
+INBOUND_REQUESTS: Final = 256  # being answered at once, all peers together
+INBOUND_FETCHES_PER_PEER: Final = 4  # bulk streams served to one peer at once
+INBOUND_FETCHES: Final = 64  # bulk streams served at once, all peers together
+REQUESTS_PER_PEER_PER_S: Final = 200  # sustained; a round of 0.1 s with every kind of message is under 100
+GOSSIP_QUEUE: Final = 256  # undelivered gossip a topic; beyond it the oldest is dropped and counted
+LINK_EVENT_QUEUE: Final = 1024  # LinkUp / LinkDown not yet read; four times LINKS
+
+# -- membership ---------------------------------------------------------------------------------------------------
+VIEW_PEERS: Final = 10_000  # entries in a view; 300 B each
+REGISTRATIONS_PER_FRAME: Final = 500  # in one message: about 300 B each, so that they fit FRAME_BYTES
+ADDRESSES_PER_PEER: Final = 8  # a host with both IP versions, a LAN and a public address has four
+ADDRESS_CHARS: Final = 256  # one multiaddress as text
+COUNTER: Final = 2**53  # join/leave counter: one a microsecond for 285 years, and exact in JSON
+ROUND: Final = 2**40  # a round number: one a millisecond for 34 years
+
+# -- rounds -------------------------------------------------------------------------------------------------------
+COMMITTEE: Final = 256  # trainers or aggregators of a round
+ROUNDS_AHEAD: Final = 10_000  # how far a peer's word may move our idea of the present round in one step
+SAMPLES: Final = 10**9  # examples a trainer may claim to have trained on
+
+# -- blobs --------------------------------------------------------------------------------------------------------
+BLOB_BYTES: Final = 64 * 1024 * MIB  # one model; a run's own exact size, checked before a byte flows, is its theta0's
+MANIFEST_BYTES: Final = 64 * KIB  # a manifest with a long allow-list
+
+# -- verdicts -----------------------------------------------------------------------------------------------------
+OFFENCES_KEPT: Final = 1000  # newest offences kept with their evidence; counts are kept beyond that
+DETAIL_CHARS: Final = 200  # text a peer gives us for a log line

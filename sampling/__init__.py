@@ -1,0 +1,1 @@
+"""Who takes part: the view of the swarm, hash ranking, live sampling. Standard library and trio only."""

@@ -1,0 +1,1 @@
+"""Whether to believe it: pure decisions over what peers claim. No network, no clock, no torch."""
