@@ -25,7 +25,7 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """A table of the manifest. Unknown keys are errors: a typo must not silently mean the default."""
 
 
-class Training(Section):
+class Training(Section, frozen=True, kw_only=True):
     """Local work of one trainer in one round: SGD with momentum."""
 
     lr: Annotated[float, Meta(gt=0.0, le=100.0)] = 0.05
@@ -36,7 +36,7 @@ class Training(Section):
     steps: Annotated[int, Meta(ge=0, le=1_000_000)] = 0  # batches a round, when epochs = 0
 
 
-class Modest(Section):
+class Modest(Section, frozen=True, kw_only=True):
     """MoDeST (arXiv 2302.13837): s trainers, a aggregators, success fraction sf, activity window dk."""
 
     trainers: Committee = 4
@@ -46,7 +46,7 @@ class Modest(Section):
     pull_every: Annotated[int, Meta(ge=1, le=limits.ROUND)] = 5  # nodes outside the committee fetch every R-th aggregate
 
 
-class Timing(Section):
+class Timing(Section, frozen=True, kw_only=True):
     """Bounds of the deadlines that nodes learn from measured round trips."""
 
     ping_floor_s: Seconds = 0.25
@@ -55,7 +55,7 @@ class Timing(Section):
     round_ceiling_s: Seconds = 300.0
 
 
-class Admission(Section):
+class Admission(Section, frozen=True, kw_only=True):
     """Who may take part. `open` admits anyone and is for experiments; `allow` names the peers."""
 
     mode: Literal["open", "allow"] = "open"
@@ -63,7 +63,7 @@ class Admission(Section):
     delay_rounds: Annotated[int, Meta(ge=0, le=limits.ROUND)] = 0  # rounds between joining and first being sampled
 
 
-class Manifest(Section):
+class Manifest(Section, frozen=True, kw_only=True):
     """Shapes and units as commented; the defaults are those of `gossipnode start` without options."""
 
     version: Literal[1] = 1
