@@ -1,0 +1,1 @@
+"""The real network: py-libp2p 0.8.1 behind `protocols.transport.Transport`. Start reading at `transport.open_libp2p`."""
