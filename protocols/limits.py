@@ -37,6 +37,7 @@ ROUND: Final = 2**40  # a round number: one a millisecond for 34 years
 # -- rounds -------------------------------------------------------------------------------------------------------
 COMMITTEE: Final = 256  # trainers or aggregators of a round
 ROUNDS_AHEAD: Final = 10_000  # how far a peer's word may move our idea of the present round in one step
+ATTEMPTS: Final = 64  # times one starved round is asked for again before its number stops growing
 SAMPLES: Final = 10**9  # examples a trainer may claim to have trained on
 
 # -- blobs --------------------------------------------------------------------------------------------------------

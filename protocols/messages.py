@@ -1,0 +1,201 @@
+"""The wire vocabulary: every message a peer can say, as a frozen typed struct. One docstring each: who says it, when.
+
+Structs travel as msgpack arrays headed by their integer tag (`protocols.wire`); field order and tags are the format, so
+they are only ever appended to. Model bytes never ride in a message: a digest names them, `protocols.exchange` fetches them.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from protocols import limits
+from sampling.peers import PeerId, Round
+from sampling.view import Delta, Registration
+from verify.digest import DIGEST_BYTES, Digest
+
+WIRE_VERSION = 1
+
+RoundNumber = Annotated[Round, Meta(ge=0, le=limits.ROUND)]
+Bytes32 = Annotated[Digest, Meta(min_length=DIGEST_BYTES, max_length=DIGEST_BYTES)]
+Peers = Annotated[tuple[PeerId, ...], Meta(max_length=limits.COMMITTEE)]
+
+
+class Message(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Base of all: an array on the wire, unknown trailing fields refused."""
+
+
+# -- membership: anyone to anyone -------------------------------------------------------------------------------------
+
+
+class Hello(Message, frozen=True, tag=1):
+    """First word on a new link, both ways: which run I am in, and how far. Answered by Welcome or Refused."""
+
+    run: bytes  # 32 bytes, or empty from a newcomer that has no manifest yet
+    round: RoundNumber
+
+
+class Welcome(Message, frozen=True, tag=2):
+    """Answer to Hello: same run."""
+
+    run: bytes
+    round: RoundNumber
+
+
+class Refused(Message, frozen=True, tag=3):
+    """Answer to anything that is not granted; the reason is one line for the other side's log."""
+
+    reason: Annotated[str, Meta(max_length=limits.DETAIL_CHARS)]
+
+
+class AskManifest(Message, frozen=True, tag=4):
+    """A newcomer to the peer it was pointed at. Answered by ManifestIs."""
+
+
+class ManifestIs(Message, frozen=True, tag=5):
+    """The signed manifest with its amendments, as `protocols.manifest` encodes it."""
+
+    signed: Annotated[bytes, Meta(max_length=limits.MANIFEST_BYTES)]
+
+
+class Exchange(Message, frozen=True, tag=6):
+    """Peer exchange, to a random linked peer every few seconds and after a join or leave: what is new in my view since
+    you last answered me. Answered by Exchanged."""
+
+    round: RoundNumber
+    delta: Delta
+
+
+class Exchanged(Message, frozen=True, tag=7):
+    """Answer to Exchange: what is new in mine."""
+
+    round: RoundNumber
+    delta: Delta
+
+
+class Ping(Message, frozen=True, tag=8):
+    """A sampler to a candidate: are you there? Answered by Pong."""
+
+    round: RoundNumber
+
+
+class Pong(Message, frozen=True, tag=9):
+    """Answer to Ping."""
+
+    round: RoundNumber
+
+
+class Registered(Message, frozen=True, tag=10):
+    """Gossip: a peer joined or left. Signed by that peer inside."""
+
+    registration: Registration
+
+
+# -- MoDeST rounds ----------------------------------------------------------------------------------------------------
+
+
+class Input(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """One trainer's model among those that make an aggregate."""
+
+    trainer: PeerId
+    model: Bytes32
+    samples: Annotated[int, Meta(ge=1, le=limits.SAMPLES)]
+
+
+Inputs = Annotated[tuple[Input, ...], Meta(max_length=limits.COMMITTEE)]
+
+
+class Aggregate(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """theta_k by name: the mean of `inputs`, each trained from `parent`. Round 0 is theta0, with neither."""
+
+    round: RoundNumber
+    model: Bytes32
+    parent: bytes  # 32 bytes; empty for theta0
+    inputs: Inputs
+    aggregators: Peers
+
+
+class TrainedModel(Message, frozen=True, tag=20):
+    """A trainer of round k to each aggregator: my update of `parent`, for you to fetch. Answered by Ack or Late."""
+
+    round: RoundNumber
+    parent: Bytes32
+    model: Bytes32
+    samples: Annotated[int, Meta(ge=1, le=limits.SAMPLES)]
+    delta: Delta
+
+
+class Ack(Message, frozen=True, tag=21):
+    """Heard and believed as far as it goes."""
+
+
+class Late(Message, frozen=True, tag=22):
+    """That round is over: here is the newest aggregate."""
+
+    head: Aggregate
+
+
+class Proposal(Message, frozen=True, tag=23):
+    """With several aggregators, the first in rank to the others: let us merge exactly these. Answered by Computed."""
+
+    round: RoundNumber
+    parent: Bytes32
+    inputs: Inputs
+    committee: Peers  # the aggregators, first in rank first
+
+
+class Computed(Message, frozen=True, tag=24):
+    """Answer to Proposal: the digest of the mean as I computed it."""
+
+    model: Bytes32
+
+
+class Aggregated(Message, frozen=True, tag=25):
+    """An aggregator to each trainer of the next round: train from this. Answered by Ack or Late.
+
+    `attempt` > 0 asks again for a round that starved; a trainer then answers from its own last update if it has one.
+    """
+
+    aggregate: Aggregate
+    attempt: Annotated[int, Meta(ge=0, le=limits.ATTEMPTS)]
+    delta: Delta
+
+
+class Settled(Message, frozen=True, tag=26):
+    """An aggregator to each trainer whose model went into the aggregate (the paper's AGG_ACK). Answered by Ack."""
+
+    aggregate: Aggregate
+
+
+class AskHead(Message, frozen=True, tag=27):
+    """Anyone: what is the newest aggregate you know of? Answered by HeadIs."""
+
+
+class HeadIs(Message, frozen=True, tag=28):
+    """Answer to AskHead, and gossip by an aggregator when a round is done."""
+
+    head: Aggregate
+
+
+AnyMessage = (
+    Hello
+    | Welcome
+    | Refused
+    | AskManifest
+    | ManifestIs
+    | Exchange
+    | Exchanged
+    | Ping
+    | Pong
+    | Registered
+    | TrainedModel
+    | Ack
+    | Late
+    | Proposal
+    | Computed
+    | Aggregated
+    | Settled
+    | AskHead
+    | HeadIs
+)

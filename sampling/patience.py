@@ -1,0 +1,40 @@
+"""How long to wait for an answer: the deadline learned from measured durations, between a floor and a ceiling. Pure.
+
+RFC 6298's estimator (Jacobson, Karels): smoothed mean plus four mean deviations; a missed deadline doubles the next one
+until something is heard again. Nobody has to guess a time-out, and a dead peer costs one learned deadline.
+"""
+
+from __future__ import annotations
+
+ALPHA = 1 / 8  # gain of the mean
+BETA = 1 / 4  # gain of the deviation
+K = 4  # deviations waited beyond the mean
+
+
+class Patience:
+    def __init__(self, floor_s: float, ceiling_s: float) -> None:
+        assert 0 < floor_s <= ceiling_s
+        self.floor_s = floor_s
+        self.ceiling_s = ceiling_s
+        self.mean_s: float | None = None  # None until something was heard
+        self._deviation_s = 0.0
+        self._backoff = 1.0
+
+    def heard(self, duration_s: float) -> None:
+        self._backoff = 1.0
+        if self.mean_s is None:
+            self.mean_s, self._deviation_s = duration_s, duration_s / 2
+            return
+        self._deviation_s += BETA * (abs(duration_s - self.mean_s) - self._deviation_s)
+        self.mean_s += ALPHA * (duration_s - self.mean_s)
+
+    def missed(self) -> None:
+        self._backoff = min(2 * self._backoff, self.ceiling_s / self.floor_s)
+
+    @property
+    def deadline_s(self) -> float:
+        """With nothing heard yet, the ceiling: the first answer may be slow for reasons of start-up."""
+        if self.mean_s is None:
+            return self.ceiling_s
+        learned_s = max(self.floor_s, self.mean_s + K * self._deviation_s)
+        return min(self.ceiling_s, learned_s * self._backoff)

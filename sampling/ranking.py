@@ -1,0 +1,20 @@
+"""The hash order of a round: SHA-256 of (salt, round, peer), so that everyone with the same view draws the same committee.
+
+MoDeST (arXiv 2302.13837) section 3.2, with SHA-256 in place of MD5 and the run id as salt: two runs draw differently.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+from sampling.peers import PeerId, Round
+
+
+def ticket(peer: PeerId, round: Round, salt: bytes) -> bytes:
+    """32 bytes; the lowest tickets of a round are its committee."""
+    return hashlib.sha256(salt + round.to_bytes(8, "big") + peer.encode()).digest()
+
+
+def rank(peers: Iterable[PeerId], round: Round, salt: bytes) -> list[PeerId]:
+    return sorted(peers, key=lambda peer: (ticket(peer, round, salt), peer))

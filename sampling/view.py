@@ -1,0 +1,119 @@
+"""What a node knows of the swarm: one signed registration a peer, and the last round in which the peer was active.
+
+MoDeST's registry and activity tables (arXiv 2302.13837, section 3.3) as one CRDT: registrations are last-writer-wins by a
+counter that the peer keeps for life, activity is a maximum. Merging is commutative, associative and idempotent, so any two
+views that have heard the same entries are equal. Deltas carry what changed since a version that the receiver is known to
+hold. Signatures are checked at the door (`protocols.membership`), not here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from sampling.peers import PeerId, Role, Round
+
+
+class Registration(NamedTuple):
+    """What a peer says of itself, signed by it. A later one (higher counter) replaces it."""
+
+    peer: PeerId
+    counter: int  # +1 with every join or leave, persistent
+    present: bool  # True: joined, False: left
+    roles: tuple[Role, ...]
+    round: Round  # the round at which it said so
+    addresses: tuple[str, ...]
+    signature: bytes
+
+
+class Delta(NamedTuple):
+    """News of a view. Activity of peers whose registration the receiver lacks is ignored there."""
+
+    registrations: tuple[Registration, ...] = ()
+    activity: tuple[tuple[PeerId, Round], ...] = ()
+
+
+class View:
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._registrations: dict[PeerId, Registration] = {}
+        self._active: dict[PeerId, Round] = {}
+        self._registered_at: dict[PeerId, int] = {}  # version of the last change, for deltas
+        self._active_at: dict[PeerId, int] = {}
+        self.version = 0
+
+    def __len__(self) -> int:
+        return len(self._registrations)
+
+    def __contains__(self, peer: object) -> bool:
+        return peer in self._registrations
+
+    def __iter__(self) -> Iterator[PeerId]:
+        return iter(sorted(self._registrations))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, View) and (self._registrations, self._active) == (other._registrations, other._active)
+
+    __hash__ = None  # type: ignore[assignment]  # mutable, and mypy types the protocol's None as an override
+
+    def registration(self, peer: PeerId) -> Registration | None:
+        return self._registrations.get(peer)
+
+    def last_active(self, peer: PeerId) -> Round:
+        return self._active[peer]
+
+    def present(self) -> list[PeerId]:
+        return [peer for peer in self if self._registrations[peer].present]
+
+    def register(self, new: Registration) -> bool:
+        """True if it was news. A full view makes room by forgetting the longest silent peer that has left."""
+        old = self._registrations.get(new.peer)
+        if old is not None and (old.counter, old.signature) >= (new.counter, new.signature):
+            return False
+        if old is None and len(self) >= self._capacity and not self._forget_one():
+            return False
+        self.version += 1
+        self._registrations[new.peer] = new
+        self._registered_at[new.peer] = self.version
+        self.touch(new.peer, new.round)
+        return True
+
+    def touch(self, peer: PeerId, round: Round) -> bool:
+        """The peer gave a sign of life in `round`."""
+        if peer not in self._registrations or self._active.get(peer, -1) >= round:
+            return False
+        self.version += 1
+        self._active[peer] = round
+        self._active_at[peer] = self.version
+        return True
+
+    def merge(self, delta: Delta) -> None:
+        for registration in delta.registrations:
+            self.register(registration)
+        for peer, round in delta.activity:
+            self.touch(peer, round)
+
+    def delta(self, since: int, most: int) -> tuple[Delta, int]:
+        """What changed after version `since`, oldest first, at most `most` of each; and the version it brings one to."""
+        registered = _after(self._registered_at, since)[:most]
+        active = _after(self._active_at, since)[:most]
+        full = [at for at, chosen in ((registered, most), (active, most)) if len(at) == chosen]
+        upto = min((at[-1][0] for at in full), default=self.version)
+        return Delta(
+            tuple(self._registrations[peer] for at, peer in registered if at <= upto),
+            tuple((peer, self._active[peer]) for at, peer in active if at <= upto),
+        ), upto
+
+    def _forget_one(self) -> bool:
+        left = [peer for peer, registration in self._registrations.items() if not registration.present]
+        if not left:
+            return False
+        gone = min(left, key=lambda peer: (self._active[peer], peer))
+        for table in (self._registrations, self._active, self._registered_at, self._active_at):
+            table.pop(gone, None)
+        return True
+
+
+def _after(versions: dict[PeerId, int], since: int) -> list[tuple[int, PeerId]]:
+    return sorted((at, peer) for peer, at in versions.items() if at > since)
+
