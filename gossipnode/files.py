@@ -1,0 +1,103 @@
+"""Files that are whole or absent: how everything the node must find again is written, and how secrets are read.
+
+A file appears under its name only by rename or link, after its bytes were flushed to the disk; a crash at any step
+leaves the former file, or none. Everything here blocks, so a running node calls it in a thread. Imports little, because
+the compute worker uses `write_blob` too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import stat
+from typing import TYPE_CHECKING, Final
+
+from gossipnode.errors import OperatorError, reason
+from verify.digest import Digest, digest_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SECRET_BYTES: Final = 16 * 1024  # the largest key file worth reading: a PEM key has 119 bytes, a swarm key 95
+_serial: Final = itertools.count()
+
+
+def write_whole(path: Path, *parts: bytes | memoryview, mode: int = 0o644) -> None:
+    """Replace `path` by the parts, durably. Raises OSError, and then `path` is what it was before."""
+    temporary = _write_temporary(path, parts, mode)
+    try:
+        os.replace(temporary, path)
+    except OSError:
+        _forget(temporary)
+        raise
+    sync_directory(path.parent)
+
+
+def create_whole(path: Path, data: bytes, *, mode: int) -> None:
+    """Like `write_whole`, but FileExistsError if there is such a file: a key is never overwritten."""
+    temporary = _write_temporary(path, (data,), mode)
+    try:
+        os.link(temporary, path)
+    finally:
+        _forget(temporary)
+    sync_directory(path.parent)
+
+
+def write_blob(blobs: Path, data: bytes | memoryview) -> Digest:
+    """Put a blob into a store's `blobs` folder from outside; the store counts it once it is told to `adopt` it."""
+    digest = digest_of(data)
+    if not (blobs / digest.hex()).is_file():
+        write_whole(blobs / digest.hex(), data)
+    return digest
+
+
+def write_all(descriptor: int, data: bytes | memoryview) -> None:
+    view = memoryview(data).cast("B")
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def sync_directory(directory: Path) -> None:
+    """Make renames and removals in it durable."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_secret(path: Path, what: str) -> bytes:
+    """A small file that only its owner may read. Raises OperatorError, FileNotFoundError included."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # opening a pipe must not wait for its writer
+    except OSError as error:
+        raise OperatorError(f"cannot read the {what} {path}: {reason(error)}") from error
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OperatorError(f"the {what} {path} is not a regular file")
+        if stat.S_IMODE(status.st_mode) & 0o077:
+            raise OperatorError(f"the {what} {path} can be read by others; run: chmod 600 {path}")
+        return file.read(SECRET_BYTES)
+
+
+def _write_temporary(path: Path, parts: tuple[bytes | memoryview, ...], mode: int) -> Path:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{next(_serial)}.tmp")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        try:
+            for part in parts:
+                write_all(descriptor, part)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError:
+        _forget(temporary)
+        raise
+    return temporary
+
+
+def _forget(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink()

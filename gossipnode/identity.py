@@ -1,0 +1,75 @@
+"""Who this node is: one Ed25519 key in a PKCS#8 PEM file that only its owner may read.
+
+The key is the peer id, so losing the file loses the node's place in the swarm, and two nodes with one file are one
+equivocating peer. It is created once, whole, and never overwritten.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+
+from gossipnode.errors import OperatorError, reason
+from gossipnode.files import create_whole, read_secret
+from protocols.signatures import Signer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from sampling.peers import PeerId
+
+_REMEDY = "restore it from a copy, or remove it to become a new peer"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Identity:
+    """`seed` (32 bytes) is the secret itself, for libp2p's key pair; it is kept out of every repr."""
+
+    signer: Signer
+    seed: bytes
+
+    @classmethod
+    def of(cls, key: Ed25519PrivateKey) -> Identity:
+        return cls(Signer(key), key.private_bytes_raw())
+
+    @property
+    def peer(self) -> PeerId:
+        return self.signer.peer
+
+    def __repr__(self) -> str:
+        return f"Identity({self.peer})"
+
+
+def load_identity(path: Path) -> Identity:
+    """Raises OperatorError unless the file holds an Ed25519 key that only its owner may read."""
+    pem = read_secret(path, "identity")
+    try:
+        key = load_pem_private_key(pem, password=None)
+    except TypeError as error:  # so `cryptography` says that the key is encrypted
+        raise OperatorError(f"the identity {path} is encrypted; gossipnode needs it without a password") from error
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise OperatorError(f"the identity {path} is not a private key in PEM; {_REMEDY}") from error
+    if not isinstance(key, Ed25519PrivateKey):
+        raise OperatorError(f"the identity {path} is not an Ed25519 key; {_REMEDY}")
+    return Identity.of(key)
+
+
+def create_identity(path: Path) -> Identity:
+    """A new key, durable on disk with mode 0600. Raises OperatorError, also if the file exists."""
+    key = Ed25519PrivateKey.generate()
+    try:
+        create_whole(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), mode=0o600)
+    except FileExistsError as error:
+        raise OperatorError(f"the identity {path} exists already; it is never overwritten") from error
+    except OSError as error:
+        raise OperatorError(f"cannot create the identity {path}: {reason(error)}") from error
+    return Identity.of(key)
