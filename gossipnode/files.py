@@ -1,8 +1,7 @@
 """Files that are whole or absent: how everything the node must find again is written, and how secrets are read.
 
 A file appears under its name only by rename or link, after its bytes were flushed to the disk; a crash at any step
-leaves the former file, or none. Everything here blocks, so a running node calls it in a thread. Imports little, because
-the compute worker uses `write_blob` too.
+leaves the former file, or none. Everything here blocks, so a running node calls it in a thread.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ import stat
 from typing import TYPE_CHECKING, Final
 
 from gossipnode.errors import OperatorError, reason
-from verify.digest import Digest, digest_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,14 +40,6 @@ def create_whole(path: Path, data: bytes, *, mode: int) -> None:
     finally:
         _forget(temporary)
     sync_directory(path.parent)
-
-
-def write_blob(blobs: Path, data: bytes | memoryview) -> Digest:
-    """Put a blob into a store's `blobs` folder from outside; the store counts it once it is told to `adopt` it."""
-    digest = digest_of(data)
-    if not (blobs / digest.hex()).is_file():
-        write_whole(blobs / digest.hex(), data)
-    return digest
 
 
 def write_all(descriptor: int, data: bytes | memoryview) -> None:

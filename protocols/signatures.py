@@ -2,7 +2,7 @@
 
 What is signed is domain || 0 || run id || payload: a signature made for one kind of message, or in one run, is void in
 every other. The domain is a constant of ours without a zero byte and the run id has a fixed length, so no two different
-triples give the same bytes. Nothing here raises on what a peer sent: a malformed peer id or signature is just not valid.
+triples give the same bytes. Nothing here raises on what a peer sent: a malformed peer id or signature is not valid.
 """
 
 from __future__ import annotations

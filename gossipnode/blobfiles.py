@@ -1,0 +1,96 @@
+"""The steps on disk that a store of blobs is made of; each blocks, and leaves the folders valid wherever it breaks off.
+
+A whole blob lies under its digest in hex in `blobs/`, a prefix of one likewise in `partial/`. The compute worker writes
+whole blobs with `write_blob`, and the daemon's store then adopts them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from typing import TYPE_CHECKING, Final
+
+from gossipnode.files import sync_directory, write_whole
+from gossipnode.ledger import Arrival
+from protocols.limits import MIB
+from verify.digest import Digest, digest_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_HEX: Final = re.compile(r"[0-9a-f]{64}")
+
+
+def write_blob(blobs: Path, data: bytes | memoryview) -> Digest:
+    """Put a blob into a store's `blobs` folder from outside; the store counts it once it is told to `adopt` it."""
+    digest = digest_of(data)
+    if not (blobs / digest.hex()).is_file():
+        write_whole(blobs / digest.hex(), data)
+    return digest
+
+
+def tidy(directory: Path) -> list[tuple[Digest, int]]:
+    """Digests and sizes of the blobs in it, least recently written first. What a crash left behind is removed."""
+    directory.mkdir(parents=True, exist_ok=True)
+    found = []
+    for entry in os.scandir(directory):
+        if not entry.is_file(follow_symlinks=False):
+            continue  # not ours; and it cannot be mistaken for a blob
+        if _HEX.fullmatch(entry.name):
+            status = entry.stat()
+            found.append((status.st_mtime_ns, Digest(bytes.fromhex(entry.name)), status.st_size))
+        else:
+            remove(directory / entry.name)
+    return [(digest, size) for _, digest, size in sorted(found)]
+
+
+def read_checked(path: Path, digest: Digest) -> bytes | None:
+    """The blob, or None if it is gone, unreadable or not what its name says."""
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return None
+    return data if digest_of(data) == digest else None
+
+
+def resume(path: Path, size: int) -> Arrival | None:
+    """Read what there is of a blob of `size` bytes again, to go on from there. None: begin anew."""
+    arrival = Arrival(size)
+    try:
+        with path.open("rb") as file:
+            while data := file.read(MIB):
+                arrival.take(data)
+    except OSError:
+        return None
+    return arrival if arrival.offset <= size else None
+
+
+def append(path: Path, arrival: Arrival, data: bytes) -> None:
+    """Write, then count: after a failure the same bytes can be appended again at the same offset."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
+    try:
+        view, offset = memoryview(data), arrival.offset
+        while view:
+            written = os.pwrite(descriptor, view, offset)
+            view, offset = view[written:], offset + written
+    finally:
+        os.close(descriptor)
+    arrival.take(data)
+
+
+def promote(partial: Path, blob: Path) -> None:
+    """A finished partial becomes a blob, durably: its bytes reach the disk before its name does."""
+    descriptor = os.open(partial, os.O_RDWR | os.O_CREAT, 0o644)  # an empty blob was never appended to
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    os.replace(partial, blob)
+    sync_directory(blob.parent)
+
+
+def remove(path: Path) -> None:
+    """What cannot be removed now is found, and removed or counted, at the next start."""
+    with contextlib.suppress(OSError):
+        path.unlink()

@@ -1,0 +1,400 @@
+"""Blobs by content: on disk for the daemon, in memory for simulation; the same rules of space for both (`ledger`).
+
+A blob is visible only when it is whole, hashed and durable. Layout: `blobs/<hex>` whole files, `partial/<hex>` prefixes
+of them, which outlive a restart; nothing else stays. FileBlobs hashes, writes and flushes in threads; the event loop
+itself only does `read` (of an open file), `adopt` and unlinking what is evicted. MemoryBlobs uses no thread at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+from collections import Counter, OrderedDict
+from typing import TYPE_CHECKING, Final, Protocol
+from weakref import WeakValueDictionary
+
+import trio
+
+from gossipnode import blobfiles
+from gossipnode.files import write_whole
+from gossipnode.ledger import Arrival, Ledger
+from protocols.blobs import StoreFull
+from verify.digest import Digest, digest_of, short
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+_log = logging.getLogger(__name__)
+_OPEN_FILES: Final = 32  # kept open for `read`: as many blobs as are likely to be streamed at once
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+class _Destination(Protocol):
+    async def _append(self, digest: Digest, arrival: Arrival, data: bytes) -> None: ...
+    async def _commit(self, digest: Digest, arrival: Arrival) -> bool: ...
+    def _discard(self, digest: Digest, arrival: Arrival) -> None: ...
+
+
+class Receiving:
+    """Implements `protocols.blobs.Partial`. While anybody refers to it, its space is not given to others."""
+
+    __slots__ = ("__weakref__", "_arrival", "_digest", "_store")
+
+    def __init__(self, store: _Destination, digest: Digest, arrival: Arrival) -> None:
+        self._store = store
+        self._digest = digest
+        self._arrival = arrival
+
+    @property
+    def size(self) -> int:
+        return self._arrival.size
+
+    @property
+    def offset(self) -> int:
+        return self._arrival.offset
+
+    async def append(self, data: bytes) -> None:
+        assert self.offset + len(data) <= self.size
+        await self._store._append(self._digest, self._arrival, data)
+
+    async def commit(self) -> bool:
+        assert self.offset == self.size
+        return await self._store._commit(self._digest, self._arrival)
+
+    async def discard(self) -> None:
+        self._store._discard(self._digest, self._arrival)
+
+
+class MemoryBlobs:
+    """Implements `protocols.blobs.Blobs` without threads or files, so that virtual time stays true."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._ledger: Final = Ledger(max_bytes)
+        self._blobs: dict[Digest, bytes] = {}
+        self._arrivals: dict[Digest, tuple[Arrival, bytearray]] = {}
+        self._in_hands: WeakValueDictionary[Digest, Receiving] = WeakValueDictionary()
+
+    @property
+    def held_bytes(self) -> int:
+        return self._ledger.total
+
+    def __contains__(self, digest: object) -> bool:
+        return digest in self._blobs
+
+    def size(self, digest: Digest) -> int | None:
+        blob = self._blobs.get(digest)
+        return None if blob is None else len(blob)
+
+    def read(self, digest: Digest, offset: int, length: int) -> bytes:
+        if digest not in self._blobs:
+            return b""
+        self._ledger.touch(digest)
+        return self._blobs[digest][offset : offset + length]
+
+    def pin(self, digests: Iterable[Digest]) -> None:
+        self._ledger.pin(digests)
+
+    async def put(self, data: bytes) -> Digest:
+        digest = digest_of(data)
+        if digest not in self._blobs:
+            self._claim(digest, len(data))
+            self._settle(digest, bytes(data))
+        self._ledger.touch(digest)
+        return digest
+
+    async def get(self, digest: Digest) -> bytes:
+        blob = self._blobs[digest]
+        self._ledger.touch(digest)
+        return blob
+
+    def adopt(self, digest: Digest) -> None:
+        """Inline compute puts its blobs here itself; this only holds it to that. Raises KeyError."""
+        if digest not in self._blobs:
+            raise KeyError(digest)
+        self._ledger.touch(digest)
+
+    async def receive(self, digest: Digest, size: int) -> Receiving:
+        partial = self._in_hands.get(digest)
+        if partial is None or partial.size != size or digest in self._blobs:
+            partial = Receiving(self, digest, self._arrival(digest, size))
+            self._in_hands[digest] = partial
+        return partial
+
+    def _arrival(self, digest: Digest, size: int) -> Arrival:
+        if digest in self._blobs:
+            return _arrived(size)
+        self._claim(digest, size)
+        arrival, data = self._arrivals.get(digest, (Arrival(size), bytearray()))
+        if arrival.size != size:
+            arrival, data = Arrival(size), bytearray()
+        self._arrivals[digest] = arrival, data
+        return arrival
+
+    async def _append(self, digest: Digest, arrival: Arrival, data: bytes) -> None:
+        if digest in self._blobs:
+            arrival.skip(len(data))
+            return
+        self._data_of(digest, arrival).extend(data)
+        self._ledger.touch(digest)
+        arrival.take(data)
+
+    async def _commit(self, digest: Digest, arrival: Arrival) -> bool:
+        if digest in self._blobs:
+            return True
+        data = self._data_of(digest, arrival)
+        if arrival.hash.digest() != digest:
+            self._discard(digest, arrival)
+            return False
+        self._settle(digest, bytes(data))
+        return True
+
+    def _discard(self, digest: Digest, arrival: Arrival) -> None:
+        if digest in self._arrivals and self._arrivals[digest][0] is arrival:
+            self._forget_arrival(digest)
+            self._ledger.release(digest)
+
+    def _data_of(self, digest: Digest, arrival: Arrival) -> bytearray:
+        known, data = self._arrivals.get(digest, (None, bytearray()))
+        if known is not arrival:
+            raise _given_up(digest)
+        return data
+
+    def _claim(self, digest: Digest, size: int) -> None:
+        for victim in self._ledger.claim(digest, size, set(self._in_hands)):
+            self._blobs.pop(victim, None)
+            self._forget_arrival(victim)
+
+    def _settle(self, digest: Digest, data: bytes) -> None:
+        self._forget_arrival(digest)
+        self._blobs[digest] = data
+        self._ledger.enter(digest, len(data))
+
+    def _forget_arrival(self, digest: Digest) -> None:
+        self._in_hands.pop(digest, None)
+        self._arrivals.pop(digest, None)
+
+
+class FileBlobs:
+    """Implements `protocols.blobs.Blobs` on disk. The constructor reads the folders and clears what a crash left."""
+
+    def __init__(self, directory: Path, max_bytes: int) -> None:
+        self.blobs: Final = directory / "blobs"
+        self._partials: Final = directory / "partial"
+        self._ledger: Final = Ledger(max_bytes)
+        self._sizes: dict[Digest, int] = {}  # of the whole ones
+        self._arrivals: dict[Digest, Arrival] = {}
+        self._left_over: set[Digest] = set()  # partial files of a former process, not hashed again yet
+        self._in_hands: WeakValueDictionary[Digest, Receiving] = WeakValueDictionary()
+        self._writing: Counter[Digest] = Counter()
+        self._open: OrderedDict[Digest, int] = OrderedDict()  # descriptors, least recently used first
+        self._resuming: Final = trio.Lock()
+        self._load()
+
+    def _load(self) -> None:
+        for digest, size in blobfiles.tidy(self._partials):
+            self._left_over.add(digest)
+            self._ledger.enter(digest, size)
+        for digest, size in blobfiles.tidy(self.blobs):
+            self._settle(digest, size)
+
+    def close(self) -> None:
+        while self._open:
+            os.close(self._open.popitem()[1])
+
+    @property
+    def held_bytes(self) -> int:
+        """What blobs and partials have claimed of the bound."""
+        return self._ledger.total
+
+    def path(self, digest: Digest) -> Path:
+        return self.blobs / digest.hex()
+
+    def __contains__(self, digest: object) -> bool:
+        return digest in self._sizes
+
+    def size(self, digest: Digest) -> int | None:
+        return self._sizes.get(digest)
+
+    def read(self, digest: Digest, offset: int, length: int) -> bytes:
+        if digest not in self._sizes:
+            return b""
+        self._ledger.touch(digest)
+        try:
+            return os.pread(self._descriptor(digest), length, offset)
+        except OSError as error:
+            _log.warning("blob %s cannot be read (%s); removed", short(digest), error.strerror)
+            self._remove(digest)
+            return b""
+
+    def pin(self, digests: Iterable[Digest]) -> None:
+        self._ledger.pin(digests)
+
+    async def put(self, data: bytes) -> Digest:
+        digest = await trio.to_thread.run_sync(digest_of, data)
+        if digest in self._sizes:
+            self._ledger.touch(digest)
+            return digest
+        self._claim(digest, len(data))
+        with self._held(digest), _full_disk():
+            await trio.to_thread.run_sync(write_whole, self.path(digest), data)
+            self._settle(digest, len(data))
+        return digest
+
+    async def get(self, digest: Digest) -> bytes:
+        if digest not in self._sizes:
+            raise KeyError(digest)
+        self._ledger.touch(digest)
+        data = await trio.to_thread.run_sync(blobfiles.read_checked, self.path(digest), digest)
+        if data is None:
+            _log.warning("blob %s is damaged or gone on disk; removed", short(digest))
+            self._remove(digest)
+            raise KeyError(digest)
+        return data
+
+    def adopt(self, digest: Digest) -> None:
+        """Count a file that the compute worker wrote as `path(digest)`. Raises KeyError if there is none, StoreFull."""
+        if digest in self._sizes:
+            self._ledger.touch(digest)
+            return
+        try:
+            size = self.path(digest).stat().st_size
+        except FileNotFoundError as error:
+            raise KeyError(digest) from error
+        try:
+            self._claim(digest, size)
+        except StoreFull:
+            blobfiles.remove(self.path(digest))
+            raise
+        self._settle(digest, size)
+
+    async def receive(self, digest: Digest, size: int) -> Receiving:
+        async with self._resuming:  # two callers must not hash one left-over twice
+            partial = self._in_hands.get(digest)
+            if partial is None or partial.size != size or digest in self._sizes:
+                partial = Receiving(self, digest, await self._arrival(digest, size))
+                self._in_hands[digest] = partial
+            return partial
+
+    async def _arrival(self, digest: Digest, size: int) -> Arrival:
+        if digest in self._sizes:
+            return _arrived(size)
+        self._claim(digest, size)
+        arrival = self._arrivals.get(digest)
+        if arrival is None or arrival.size != size:
+            with self._held(digest):
+                arrival = await self._left_over_of(digest, size) or Arrival(size)
+                if arrival.offset == 0:
+                    self._forget_arrival(digest)
+                self._left_over.discard(digest)
+                self._arrivals[digest] = arrival
+        return arrival
+
+    async def _left_over_of(self, digest: Digest, size: int) -> Arrival | None:
+        if digest not in self._left_over:
+            return None
+        return await trio.to_thread.run_sync(blobfiles.resume, self._partial(digest), size)
+
+    # -- what Receiving needs -----------------------------------------------------------------------------------------
+
+    async def _append(self, digest: Digest, arrival: Arrival, data: bytes) -> None:
+        if digest in self._sizes:
+            arrival.skip(len(data))
+            return
+        if self._arrivals.get(digest) is not arrival:
+            raise _given_up(digest)
+        self._ledger.touch(digest)
+        with _full_disk():
+            await trio.to_thread.run_sync(blobfiles.append, self._partial(digest), arrival, data)
+        if digest not in self._arrivals:  # settled or given up while we wrote
+            blobfiles.remove(self._partial(digest))
+
+    async def _commit(self, digest: Digest, arrival: Arrival) -> bool:
+        if digest in self._sizes:
+            return True
+        if self._arrivals.get(digest) is not arrival:
+            raise _given_up(digest)
+        if arrival.hash.digest() != digest:
+            self._discard(digest, arrival)
+            return False
+        with self._held(digest), _full_disk():
+            await trio.to_thread.run_sync(blobfiles.promote, self._partial(digest), self.path(digest))
+            self._settle(digest, arrival.size)
+        return True
+
+    def _discard(self, digest: Digest, arrival: Arrival) -> None:
+        if self._arrivals.get(digest) is arrival:
+            self._forget_arrival(digest)
+            self._ledger.release(digest)
+
+    # -- one place for every change of state --------------------------------------------------------------------------
+
+    def _partial(self, digest: Digest) -> Path:
+        return self._partials / digest.hex()
+
+    def _claim(self, digest: Digest, size: int) -> None:
+        for victim in self._ledger.claim(digest, size, {*self._in_hands, *self._writing}):
+            self._remove(victim)
+
+    def _settle(self, digest: Digest, size: int) -> None:
+        self._forget_arrival(digest)
+        self._sizes[digest] = size
+        self._ledger.enter(digest, size)
+
+    def _remove(self, digest: Digest) -> None:
+        self._forget_arrival(digest)
+        self._ledger.release(digest)
+        if (descriptor := self._open.pop(digest, None)) is not None:
+            os.close(descriptor)
+        if self._sizes.pop(digest, None) is not None:
+            blobfiles.remove(self.path(digest))
+
+    def _forget_arrival(self, digest: Digest) -> None:
+        self._in_hands.pop(digest, None)
+        if self._arrivals.pop(digest, None) is not None or digest in self._left_over:
+            self._left_over.discard(digest)
+            blobfiles.remove(self._partial(digest))
+
+    @contextlib.contextmanager
+    def _held(self, digest: Digest) -> Iterator[None]:
+        """Nobody evicts it inside; if nothing came of it, its claim ends with the last who held it."""
+        self._writing[digest] += 1
+        try:
+            yield
+        finally:
+            self._writing[digest] -= 1
+            if not self._writing[digest]:
+                del self._writing[digest]
+                if not (digest in self._sizes or digest in self._arrivals or digest in self._left_over):
+                    self._ledger.release(digest)
+
+    def _descriptor(self, digest: Digest) -> int:
+        descriptor = self._open.pop(digest, None)
+        if descriptor is None:
+            descriptor = os.open(self.path(digest), os.O_RDONLY)
+        self._open[digest] = descriptor
+        if len(self._open) > _OPEN_FILES:
+            os.close(self._open.popitem(last=False)[1])
+        return descriptor
+
+
+def _arrived(size: int) -> Arrival:
+    arrival = Arrival(size)
+    arrival.skip(size)
+    return arrival
+
+
+def _given_up(digest: Digest) -> StoreFull:
+    return StoreFull(f"the unfinished blob {short(digest)} was given up for another use of its space")
+
+
+@contextlib.contextmanager
+def _full_disk() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise StoreFull(f"the disk is full: {error.strerror}") from error
