@@ -19,6 +19,7 @@ WIRE_VERSION = 1
 
 RoundNumber = Annotated[Round, Meta(ge=0, le=limits.ROUND)]
 Bytes32 = Annotated[Digest, Meta(min_length=DIGEST_BYTES, max_length=DIGEST_BYTES)]
+Version = Annotated[int, Meta(ge=0, lt=2**63)]
 Peers = Annotated[tuple[PeerId, ...], Meta(max_length=limits.COMMITTEE)]
 
 
@@ -61,17 +62,19 @@ class ManifestIs(Message, frozen=True, tag=5):
 
 class Exchange(Message, frozen=True, tag=6):
     """Peer exchange, to a random linked peer every few seconds and after a join or leave: what is new in my view since
-    you last answered me. Answered by Exchanged."""
+    you last answered me, and up to which version I hold yours. Answered by Exchanged."""
 
     round: RoundNumber
     delta: Delta
+    have: Version
 
 
 class Exchanged(Message, frozen=True, tag=7):
-    """Answer to Exchange: what is new in mine."""
+    """Answer to Exchange: what is new in mine since `have`, and the version it brings you to."""
 
     round: RoundNumber
     delta: Delta
+    upto: Version
 
 
 class Ping(Message, frozen=True, tag=8):

@@ -51,14 +51,13 @@ def _unpack(body: bytes) -> Any:  # noqa: ANN401  # what msgpack holds is untype
             use_list=False,
             raw=False,
             strict_map_key=True,
-            max_buffer_size=limits.FRAME_BYTES,
             max_str_len=limits.FRAME_BYTES,
             max_bin_len=limits.FRAME_BYTES,
             max_array_len=limits.VIEW_PEERS,
             max_map_len=0,  # the vocabulary has no maps
             max_ext_len=0,
         )
-    except (ValueError, msgpack.exceptions.UnpackException, RecursionError, TypeError) as error:
+    except (ValueError, msgpack.exceptions.UnpackException) as error:
         raise MalformedFrame(f"not msgpack: {type(error).__name__}") from None
 
 

@@ -34,13 +34,14 @@ class Delta(NamedTuple):
 
 
 class View:
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, first_version: int = 0) -> None:
         self._capacity = capacity
+        self._first_version = first_version  # random in each life, so that versions of two lives are not confused
         self._registrations: dict[PeerId, Registration] = {}
         self._active: dict[PeerId, Round] = {}
         self._registered_at: dict[PeerId, int] = {}  # version of the last change, for deltas
         self._active_at: dict[PeerId, int] = {}
-        self.version = 0
+        self.version = first_version
 
     def __len__(self) -> int:
         return len(self._registrations)
@@ -94,7 +95,11 @@ class View:
             self.touch(peer, round)
 
     def delta(self, since: int, most: int) -> tuple[Delta, int]:
-        """What changed after version `since`, oldest first, at most `most` of each; and the version it brings one to."""
+        """What changed after version `since`, oldest first, at most `most` of each; and the version it brings one to.
+
+        A `since` that is no version of this life means everything.
+        """
+        since = since if self._first_version <= since <= self.version else self._first_version
         registered = _after(self._registered_at, since)[:most]
         active = _after(self._active_at, since)[:most]
         full = [at for at, chosen in ((registered, most), (active, most)) if len(at) == chosen]

@@ -1,0 +1,110 @@
+"""Questions and answers over the transport, typed: `ask` sends one message and insists on the kind of answer it wants;
+`answer` hands what peers ask to the conversation that registered for it.
+
+A peer that sends what is no message, or an answer that does not fit the question, has committed an offence: it is
+reported and the conversation sees NoAnswer, as if the peer were silent.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar, cast
+
+from protocols import wire
+from protocols.limits import DETAIL_CHARS
+from protocols.messages import AnyMessage, Refused
+from protocols.transport import NoAnswer, Transport
+from sampling.peers import PeerId
+from verify.standing import OffenceKind
+
+log = logging.getLogger(__name__)
+
+M = TypeVar("M", bound=AnyMessage)
+A = TypeVar("A", bound=AnyMessage)
+Accuse = Callable[[PeerId, OffenceKind, str], None]  # peer, kind, detail
+Reply = Callable[[PeerId, Any], Awaitable[AnyMessage]]
+Listener = Callable[[PeerId, Any], Awaitable[None]]
+
+
+class Declined(NoAnswer):
+    """The peer answered that it will not, and why."""
+
+
+class Desk:
+    def __init__(self, transport: Transport, accuse: Accuse) -> None:
+        self.transport = transport
+        self.accuse = accuse
+        self._replies: dict[type, Reply] = {}
+        self._listeners: dict[type, Listener] = {}
+        self.heard: Callable[[PeerId], None] = lambda peer: None  # told of every sign of life
+
+    @property
+    def me(self) -> PeerId:
+        return self.transport.me
+
+    def on(self, kind: type[M], reply: Callable[[PeerId, M], Awaitable[AnyMessage]]) -> None:
+        assert kind not in self._replies, f"{kind.__name__} is answered twice"
+        self._replies[kind] = reply
+
+    def on_gossip(self, kind: type[M], listener: Callable[[PeerId, M], Awaitable[None]]) -> None:
+        assert kind not in self._listeners, f"{kind.__name__} is listened to twice"
+        self._listeners[kind] = listener
+
+    async def answer(self, sender: PeerId, frame: bytes) -> bytes:
+        return wire.encode(await self._reply(sender, frame))
+
+    async def _reply(self, sender: PeerId, frame: bytes) -> AnyMessage:
+        try:
+            question = wire.decode(frame)
+        except wire.OtherVersion as error:
+            return Refused(str(error))
+        except wire.MalformedFrame as error:
+            self.accuse(sender, OffenceKind.MALFORMED_FRAME, str(error))
+            return Refused("malformed frame")
+        reply = self._replies.get(type(question))
+        if reply is None:
+            return Refused(f"{type(question).__name__} is not answered here")
+        self.heard(sender)
+        return await reply(sender, question)
+
+    async def ask(self, peer: PeerId, question: AnyMessage, want: type[A] | tuple[type[A], ...], timeout_s: float) -> A:
+        """Raises TransportError (Declined if the peer says no)."""
+        answer = self._decoded(peer, await self.transport.request(peer, wire.encode(question), timeout_s=timeout_s))
+        self.heard(peer)
+        if isinstance(answer, want):
+            return cast(A, answer)
+        if isinstance(answer, Refused):
+            raise Declined(f"declined: {answer.reason[:DETAIL_CHARS]}")
+        detail = f"{type(answer).__name__} in answer to {type(question).__name__}"
+        self.accuse(peer, OffenceKind.PROTOCOL, detail)
+        raise NoAnswer(detail)
+
+    def _decoded(self, peer: PeerId, frame: bytes) -> AnyMessage:
+        try:
+            return wire.decode(frame)
+        except wire.MalformedFrame as error:
+            self.accuse(peer, OffenceKind.MALFORMED_FRAME, str(error))
+            raise NoAnswer(f"malformed answer: {error}") from None
+
+    async def tell(self, topic: str, message: AnyMessage) -> None:
+        await self.transport.publish(topic, wire.encode(message))
+
+    async def listen(self, topic: str) -> None:
+        """Hand gossip to its listeners, one message after another, until cancelled."""
+        async with self.transport.subscribe(topic) as gossip:
+            async for message in gossip:
+                await self._overhear(message.origin, message.frame)
+
+    async def _overhear(self, origin: PeerId, frame: bytes) -> None:
+        try:
+            message = wire.decode(frame)
+        except wire.OtherVersion:
+            return
+        except wire.MalformedFrame as error:
+            return self.accuse(origin, OffenceKind.MALFORMED_FRAME, f"gossip: {error}")
+        listener = self._listeners.get(type(message))
+        if listener is None:
+            return self.accuse(origin, OffenceKind.PROTOCOL, f"gossip: {type(message).__name__} is no gossip")
+        self.heard(origin)
+        await listener(origin, message)

@@ -1,0 +1,100 @@
+"""Models by digest: whoever names a blob can be asked for it, and what arrives is checked against the name.
+
+A blob is received once however many conversations want it; a broken stream is resumed where it stopped, from the same
+source or another. Two lies are possible and both are offences: a size that is not the run's (found before a byte flows), and
+bytes that do not hash to the digest (found at the end; nothing of them is kept).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import trio
+
+from protocols.blobs import Blobs, Partial
+from protocols.desk import Accuse
+from protocols.transport import NotHeld, Transport, TransportError
+from sampling.peers import PeerId
+from verify.digest import Digest, short
+from verify.standing import OffenceKind
+
+log = logging.getLogger(__name__)
+
+TRIES_PER_SOURCE = 3  # a broken stream is resumed this often before the source is given up
+
+
+class NotFetched(Exception):
+    """None of the sources delivered the blob. Says what each of them did."""
+
+
+class ModelExchange:
+    """Fetches blobs of exactly `size` bytes: every model of a run has the same (`Manifest.model_bytes`)."""
+
+    def __init__(self, transport: Transport, blobs: Blobs, size: int, accuse: Accuse) -> None:
+        self._transport = transport
+        self._blobs = blobs
+        self._size = size
+        self._accuse = accuse
+        self._under_way: dict[Digest, trio.Event] = {}  # later callers wait for the first
+
+    async def obtain(self, digest: Digest, sources: Sequence[PeerId]) -> None:
+        """The blob is in the store when this returns. Raises NotFetched, StoreFull."""
+        while digest not in self._blobs:
+            done = self._under_way.get(digest)
+            if done is None:
+                return await self._first(digest, sources)
+            await done.wait()
+
+    async def _first(self, digest: Digest, sources: Sequence[PeerId]) -> None:
+        done = self._under_way[digest] = trio.Event()
+        try:
+            await self._from_any(digest, [peer for peer in sources if peer != self._transport.me])
+        finally:
+            del self._under_way[digest]
+            done.set()
+
+    async def _from_any(self, digest: Digest, sources: Sequence[PeerId]) -> None:
+        failures: list[str] = []
+        for peer in sources:
+            for _ in range(TRIES_PER_SOURCE):
+                try:
+                    if await self._from_one(digest, peer):
+                        return
+                    failures.append(f"{peer}: broken promise")
+                    break
+                except NotHeld:
+                    failures.append(f"{peer}: not held")
+                    break
+                except TransportError as error:
+                    failures.append(f"{peer}: {error}")
+        raise NotFetched(f"blob {short(digest)}: " + ("; ".join(failures) or "nobody to ask"))
+
+    async def _from_one(self, digest: Digest, peer: PeerId) -> bool:
+        """True: received and checked. False: the peer lied. Raises TransportError when the stream breaks."""
+        partial = await self._blobs.receive(digest, self._size)
+        resumed = partial.offset > 0
+        async with self._transport.fetch(peer, digest, offset=partial.offset) as stream:
+            if stream.size != self._size:
+                detail = f"blob {short(digest)} of {stream.size} bytes, the run's have {self._size}"
+                self._accuse(peer, OffenceKind.OVERSIZE if stream.size > self._size else OffenceKind.UNFIT_MODEL, detail)
+                return False
+            while partial.offset < self._size:
+                data = await stream.receive_some()
+                if not data:
+                    break
+                if partial.offset + len(data) > self._size:
+                    self._accuse(peer, OffenceKind.OVERSIZE, f"blob {short(digest)} runs on past its size")
+                    return False
+                await partial.append(data)
+        return await self._checked(digest, peer, partial, resumed)
+
+    async def _checked(self, digest: Digest, peer: PeerId, partial: Partial, resumed: bool) -> bool:
+        if partial.offset < self._size:
+            raise TransportError(f"stream ended at {partial.offset} of {self._size} bytes")
+        if await partial.commit():
+            return True
+        if resumed:  # the first part came from elsewhere, so this peer may be innocent: begin again with it alone
+            raise TransportError("the parts do not fit together")
+        self._accuse(peer, OffenceKind.WRONG_DIGEST, f"what it sent for {short(digest)} hashes to something else")
+        return False

@@ -1,0 +1,338 @@
+"""Who is here: links kept up, views exchanged, join and leave said aloud. MoDeST (arXiv 2302.13837) section 3.3.
+
+* One address is enough: the first peer's view names the others, each with a signed record of its addresses.
+* Links that break are dialled again for ever, with jittered backoff; a node keeps about DEGREE of them and lets the transport
+  dial anyone else on demand.
+* Gossip only speeds things up. What repairs is the exchange of deltas with one random linked peer at a time.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import trio
+
+from protocols import limits
+from protocols.desk import Declined, Desk
+from protocols.messages import (
+    AnyMessage,
+    Exchange,
+    Exchanged,
+    Hello,
+    Ping,
+    Pong,
+    Refused,
+    Registered,
+    Welcome,
+)
+from protocols.registration import doubt, sign_registration
+from protocols.signatures import Signer
+from protocols.transport import BadAddress, LinkDown, LinkUp, TransportError
+from sampling.admission import Rules
+from sampling.patience import Patience
+from sampling.peers import PeerId, Role, Round
+from sampling.view import Delta, Registration, View
+from verify.standing import OffenceKind
+
+log = logging.getLogger(__name__)
+
+DEGREE = 8  # links kept up: GossipSub's mesh wants about 6, and 8 random links connect any swarm we can hold a view of
+EXCHANGE_S = 2.0  # between exchanges, jittered by half; a view of n peers is known to all after about log2(n) of them
+DIAL_TICK_S = 0.5  # how often missing links are looked for
+BACKOFF_FIRST_S = 0.5
+BACKOFF_MOST_S = 30.0  # a peer that returns after a night is found within half a minute
+FRESH_S = 1.0  # a linked peer heard from this lately is alive without asking: a wrong guess costs one round's deadline
+HELLO_S = 10.0  # includes the other side's start-up on a busy machine
+GOODBYE_S = 1.0  # of the 5 s in which a node must stop
+
+
+@dataclass(slots=True)
+class _Backoff:
+    """When to dial a target next."""
+
+    next_at: float = 0.0
+    delay_s: float = BACKOFF_FIRST_S
+    busy: bool = False
+
+    def failed(self, now: float, rng: random.Random) -> None:
+        self.next_at = now + self.delay_s * rng.uniform(0.5, 1.5)
+        self.delay_s = min(2 * self.delay_s, BACKOFF_MOST_S)
+
+    def succeeded(self) -> None:
+        self.delay_s, self.next_at = BACKOFF_FIRST_S, 0.0
+
+
+@dataclass(slots=True)
+class _Partner:
+    """A linked peer of the same run: which version of our view it holds, and we of its."""
+
+    acknowledged: int = -1
+    have: int = 0
+    heard_at: float = field(default_factory=trio.current_time)
+
+
+class Membership:
+    def __init__(
+        self,
+        desk: Desk,
+        view: View,
+        rules: Rules,
+        signer: Signer,
+        run: bytes,
+        *,
+        roles: Sequence[Role],
+        bootstrap: Sequence[str],
+        counter: int,
+        patience: Patience,
+        rng: random.Random,
+        save_counter: Callable[[int], None] = lambda counter: None,
+    ) -> None:
+        self.desk = desk
+        self.view = view
+        self.rules = rules
+        self.run_id = run
+        self.topic = f"/gossipnode/1/{run.hex()}"
+        self.round = Round(0)
+        self.patience = patience
+        self.counter = counter
+        self._signer = signer
+        self._roles = tuple(roles)
+        self._bootstrap: dict[str, PeerId | None] = dict.fromkeys(bootstrap)
+        self._partners: dict[PeerId, _Partner] = {}
+        self._strangers: set[PeerId] = set()  # of another run or version: told so, left alone
+        self._backoffs: dict[str, _Backoff] = {}  # by bootstrap address or peer
+        self._rng = rng
+        self._save_counter = save_counter
+        self.acquainted = trio.Event()  # a first peer of this run has answered
+        desk.heard = self._heard
+        desk.on(Hello, self._on_hello)
+        desk.on(Exchange, self._on_exchange)
+        desk.on(Ping, self._on_ping)
+        desk.on_gossip(Registered, self._on_registered)
+
+    # -- for the protocols ---------------------------------------------------------------------------------------------
+
+    @property
+    def me(self) -> PeerId:
+        return self.desk.me
+
+    def advance(self, round: Round) -> None:
+        """We know that the run has come this far; that is our own sign of life."""
+        self.round = max(self.round, round)
+        self.view.touch(self.me, self.round)
+
+    def partners(self) -> list[PeerId]:
+        return sorted(self._partners)
+
+    async def ping(self, peer: PeerId) -> bool:
+        """Is it alive? Asked of the peer itself unless it has been heard from within FRESH_S."""
+        if peer == self.me:
+            return True
+        partner = self._partners.get(peer)
+        if partner is not None and trio.current_time() - partner.heard_at < FRESH_S:
+            return True
+        start = trio.current_time()
+        try:
+            pong = await self.desk.ask(peer, Ping(self.round), Pong, self.patience.deadline_s)
+        except TransportError:
+            self.patience.missed()
+            return False
+        self.patience.heard(trio.current_time() - start)
+        self._note_round(peer, pong.round)
+        return True
+
+    def news_for(self, peer: PeerId) -> tuple[Delta, int]:
+        """What that peer may not know of our view yet; call `told` with the version once it has answered."""
+        partner = self._partners.get(peer)
+        since = partner.acknowledged if partner else -1
+        return self.view.delta(since, limits.REGISTRATIONS_PER_FRAME)
+
+    def told(self, peer: PeerId, upto: int) -> None:
+        if partner := self._partners.get(peer):
+            partner.acknowledged = max(partner.acknowledged, upto)
+
+    def believe(self, sender: PeerId, delta: Delta) -> None:
+        """Merge what holds; what does not is the sender's offence, for it should have checked."""
+        for registration in delta.registrations:
+            self._register(sender, registration)
+        horizon = self.round + limits.ROUNDS_AHEAD if self.round else limits.ROUND
+        for peer, round in delta.activity:
+            if 0 <= round <= horizon:
+                self.view.touch(peer, round)
+
+    # -- the conversations --------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._follow_links, nursery)
+            nursery.start_soon(self._keep_links, nursery)
+            nursery.start_soon(self._exchange_for_ever)
+
+    async def join(self) -> None:
+        await self._announce(present=True)
+
+    async def leave(self) -> None:
+        """Tell every partner directly: gossip may not get out before we are gone."""
+        await self._announce(present=False)
+        with trio.move_on_after(GOODBYE_S):
+            async with trio.open_nursery() as nursery:
+                for peer in self.partners():
+                    nursery.start_soon(self._exchange_with, peer)
+
+    async def _announce(self, *, present: bool) -> None:
+        self.counter += 1
+        self._save_counter(self.counter)  # before anyone hears it: a counter is never said twice
+        registration = sign_registration(
+            self._signer,
+            self.run_id,
+            counter=self.counter,
+            present=present,
+            roles=self._roles,
+            round=self.round,
+            addresses=self.desk.transport.addresses(),
+        )
+        self.view.register(registration)
+        await self.desk.tell(self.topic, Registered(registration))
+
+    async def _follow_links(self, nursery: trio.Nursery) -> None:
+        async with self.desk.transport.links() as links:
+            async for link in links:
+                match link:
+                    case LinkUp(peer):
+                        nursery.start_soon(self._greet, peer)
+                    case LinkDown(peer):
+                        self._partners.pop(peer, None)
+
+    async def _greet(self, peer: PeerId) -> None:
+        try:
+            welcome = await self.desk.ask(peer, Hello(self.run_id, self.round), Welcome, HELLO_S)
+        except Declined as refusal:
+            return await self._leave_alone(peer, str(refusal))
+        except TransportError as error:
+            log.info("%s did not greet us: %s", peer, error)
+            return None
+        if welcome.run != self.run_id:
+            return await self._leave_alone(peer, "it is in another run")
+        self._note_round(peer, welcome.round)
+        self._partners.setdefault(peer, _Partner())
+        await self._exchange_with(peer)
+        self.acquainted.set()
+
+    async def _leave_alone(self, peer: PeerId, why: str) -> None:
+        if peer not in self._strangers:
+            log.warning("%s and we do not belong together: %s", peer, why)
+            self._strangers.add(peer)
+        await self.desk.transport.drop(peer)
+
+    async def _exchange_for_ever(self) -> None:
+        while True:
+            await trio.sleep(EXCHANGE_S * self._rng.uniform(0.5, 1.5))
+            if partners := self.partners():
+                await self._exchange_with(self._rng.choice(partners))
+
+    async def _exchange_with(self, peer: PeerId) -> None:
+        """Until both have all that the other had when we began."""
+        partner = self._partners.get(peer)
+        while partner is not None:
+            delta, upto = self.news_for(peer)
+            try:
+                answer = await self.desk.ask(peer, Exchange(self.round, delta, partner.have), Exchanged, HELLO_S)
+            except TransportError:
+                return
+            self.told(peer, upto)
+            partner.have = answer.upto
+            self.believe(peer, answer.delta)
+            self._note_round(peer, answer.round)
+            if upto >= self.view.version and len(answer.delta.registrations) < limits.REGISTRATIONS_PER_FRAME:
+                return
+
+    async def _keep_links(self, nursery: trio.Nursery) -> None:
+        while True:
+            now = trio.current_time()
+            for target, peer in self._missing():
+                backoff = self._backoffs.setdefault(target, _Backoff())
+                if not backoff.busy and now >= backoff.next_at:
+                    backoff.busy = True
+                    nursery.start_soon(self._dial, target, peer, backoff)
+            await trio.sleep(DIAL_TICK_S * self._rng.uniform(0.5, 1.5))
+
+    def _missing(self) -> list[tuple[str, PeerId | None]]:
+        """Whom to dial: the bootstrap addresses that are not linked, and random members up to DEGREE links."""
+        linked = self.desk.transport.peers()
+        unlinked = [(address, None) for address, peer in self._bootstrap.items() if peer is None or peer not in linked]
+        room = DEGREE - len(linked)
+        others = [peer for peer in self.view.present() if peer != self.me and peer not in linked | self._strangers]
+        chosen = self._rng.sample(others, min(room, len(others))) if room > 0 else []
+        return [*unlinked, *((str(peer), peer) for peer in chosen)]
+
+    async def _dial(self, target: str, peer: PeerId | None, backoff: _Backoff) -> None:
+        try:
+            if peer is None:
+                self._bootstrap[target] = await self.desk.transport.dial(target)
+            else:
+                await self.desk.ask(peer, Hello(self.run_id, self.round), Welcome, HELLO_S)
+            backoff.succeeded()
+        except (TransportError, BadAddress) as error:
+            level = logging.WARNING if peer is None and backoff.delay_s == BACKOFF_FIRST_S else logging.DEBUG
+            log.log(level, "cannot reach %s: %s; trying again for ever", target, error)
+            backoff.failed(trio.current_time(), self._rng)
+        finally:
+            backoff.busy = False
+
+    # -- what others ask ----------------------------------------------------------------------------------------------
+
+    async def _on_hello(self, sender: PeerId, hello: Hello) -> AnyMessage:
+        if hello.run and hello.run != self.run_id:
+            return Refused(f"this is run {self.run_id.hex()[:12]}, not {hello.run.hex()[:12]}")
+        if not self.rules.admits(sender):
+            return Refused("you are not on this run's allow-list")
+        self._strangers.discard(sender)
+        if hello.run:
+            self._partners.setdefault(sender, _Partner())
+            self._note_round(sender, hello.round)
+        return Welcome(self.run_id, self.round)
+
+    async def _on_exchange(self, sender: PeerId, exchange: Exchange) -> AnyMessage:
+        self.believe(sender, exchange.delta)
+        self._note_round(sender, exchange.round)
+        delta, upto = self.view.delta(exchange.have, limits.REGISTRATIONS_PER_FRAME)
+        return Exchanged(self.round, delta, upto)
+
+    async def _on_ping(self, sender: PeerId, ping: Ping) -> AnyMessage:
+        self._note_round(sender, ping.round)
+        return Pong(self.round)
+
+    async def _on_registered(self, origin: PeerId, registered: Registered) -> None:
+        self._register(origin, registered.registration)
+
+    # -- bookkeeping --------------------------------------------------------------------------------------------------
+
+    def _register(self, sender: PeerId, registration: Registration) -> None:
+        known = self.view.registration(registration.peer)
+        if known is not None and known.counter >= registration.counter:
+            return  # nothing new, so nothing to check
+        if (why := doubt(registration, self.run_id, self.rules)) is not None:
+            self.desk.accuse(sender, OffenceKind.BAD_SIGNATURE, f"registration of {registration.peer}: {why}")
+            return
+        if registration.peer == self.me:
+            self._outbid_myself(registration)
+        elif self.view.register(registration):
+            self.desk.transport.know(registration.peer, registration.addresses)
+            log.debug("%s %s", registration.peer, "joined" if registration.present else "left")
+
+    def _outbid_myself(self, registration: Registration) -> None:
+        """A record of ours with a higher counter than we remember: our state was lost or restored from a backup."""
+        self.counter = max(self.counter, registration.counter)
+        self._save_counter(self.counter)
+
+    def _heard(self, peer: PeerId) -> None:
+        self.view.touch(peer, self.round)
+        if partner := self._partners.get(peer):
+            partner.heard_at = trio.current_time()
+
+    def _note_round(self, peer: PeerId, round: Round) -> None:
+        self.view.touch(peer, min(round, Round(self.round + limits.ROUNDS_AHEAD)))
