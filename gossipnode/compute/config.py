@@ -1,0 +1,37 @@
+"""What a learner must be told: what the run fixes (task, seed, encoding, training), and what is this node's own.
+
+Imports neither torch nor numpy: the daemon builds it, and sends it to its worker as msgpack.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from gossipnode.learn.shard import Shard
+from protocols.manifest import Manifest, Training
+
+
+class LearnerConfig(msgspec.Struct, frozen=True, kw_only=True):
+    task: str
+    seed: int = 0
+    encoding: Literal["float32", "bfloat16", "int8"] = "float32"
+    training: Training = Training()
+
+    shard: Shard = Shard()
+    data: str = ""  # path given to the task; "": the task's own data
+    store: str = ""  # the node's store directory, whose blobs/ a worker reads and writes; unused inline
+    threads: Annotated[int, Meta(ge=1, le=1024)] = 1
+    device: Literal["cpu", "cuda", "auto"] = "cpu"
+
+    @property
+    def data_path(self) -> Path | None:
+        return Path(self.data) if self.data else None
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> LearnerConfig:
+        """For a run that exists; `msgspec.structs.replace` adds what is this node's own."""
+        return cls(task=manifest.task, seed=manifest.seed, encoding=manifest.encoding, training=manifest.training)

@@ -1,0 +1,130 @@
+"""What one learner computes: blobs in, blobs out, synchronous. It knows no store, no process and no clock.
+
+Inline learners and the worker process both run this, so what is simulated is what runs. Whatever goes wrong in the
+operator's task becomes a LearnerError of one line; whatever is wrong with a blob becomes Unfit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+from gossipnode.compute.config import LearnerConfig
+from gossipnode.learn import merge as mean
+from gossipnode.learn import sgd
+from gossipnode.learn.encoding import Buffer, Template, Vector, decode, encode
+from gossipnode.learn.flat import Flat
+from gossipnode.learn.names import last_line
+from gossipnode.learn.shard import Shard
+from gossipnode.learn.task import Batch, Data, TaskError, load_task
+from protocols.learner import LearnerError
+
+
+REMEDY = "a lower training.lr may help"
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What local training made of a model."""
+
+    blob: bytes
+    samples: int
+    steps: int
+    loss: float
+
+
+def never() -> bool:
+    return False
+
+
+class Engine:
+    """Owns one model, which every call loads anew: calls do not depend on each other. Not to be shared by threads.
+
+    `merge` and `check` leave the model alone and may run beside the other calls.
+    """
+
+    def __init__(self, config: LearnerConfig) -> None:
+        """Imports the task and builds its model. Raises TaskError, LearnerError."""
+        self.config = config
+        self.device = device_named(config.device)
+        self.task = load_task(config.task)
+        self.flat = self._build()
+        self.template = Template(self.flat.layout, config.encoding)
+
+    def data(self, shard: Shard) -> Data:
+        """A node's examples, on the device. Raises TaskError, LearnerError."""
+        with self._blame("data"):
+            data = self.task.data(shard, self.config.data_path)
+            if len(data.rows) and not 0 <= int(data.rows.min()) <= int(data.rows.max()) < len(data.pool[0]):
+                raise TaskError(f"task {self.config.task!r}: data() names rows beyond its pool of {len(data.pool[0])}")
+        return Data(self._moved(data.pool), data.rows.to(self.device), self._moved(data.test))
+
+    @cached_property
+    def initial(self) -> bytes:
+        """theta0: a model fresh from the seed, so that it does not matter what was trained before."""
+        return self._encoded(self._build().read(), "model")
+
+    def train(self, parent: Buffer, data: Data, *, seed: int, stop: Callable[[], bool] = never) -> Update:
+        """Raises Unfit, LearnerError, and Stopped if `stop()` says so between two batches."""
+        if len(data.rows) == 0:
+            raise LearnerError("this node has no examples to train on")
+        self.flat.load(decode(parent, self.template))
+        with self._blame("loss"):
+            done = sgd.train(self.flat, self.task, data, self.config.training, seed=seed % 2**63, stop=stop)
+        if not math.isfinite(done.loss):
+            raise LearnerError(f"task {self.config.task!r}: the loss became {done.loss}; {REMEDY}")
+        return Update(self._encoded(self.flat.read(), "loss"), len(data.rows), done.steps, done.loss)
+
+    def merge(self, blobs: Sequence[Buffer], weights: Sequence[int]) -> bytes:
+        """Raises Unfit."""
+        return encode(mean.merge([decode(blob, self.template) for blob in blobs], weights), self.template)
+
+    def check(self, blob: Buffer) -> None:
+        """Raises Unfit."""
+        decode(blob, self.template)
+
+    def evaluate(self, blob: Buffer, data: Data) -> dict[str, float]:
+        """The task's metrics, `loss` and `accuracy` among them. Raises Unfit, LearnerError."""
+        self.flat.load(decode(blob, self.template))
+        self.flat.model.eval()
+        with self._blame("metrics"), torch.no_grad():
+            metrics = {name: float(value) for name, value in self.task.metrics(self.flat.model, data.test).items()}
+        if missing := {"loss", "accuracy"} - metrics.keys():
+            raise LearnerError(f"task {self.config.task!r}: metrics() must report {' and '.join(sorted(missing))}")
+        return metrics
+
+    def _build(self) -> Flat:
+        with self._blame("model"):
+            return Flat(self.task, self.config.seed, self.device)
+
+    def _encoded(self, vector: Vector, method: str) -> bytes:
+        try:
+            return encode(vector, self.template)
+        except ValueError as error:
+            raise LearnerError(f"task {self.config.task!r}: after {method}(), {error}; {REMEDY}") from error
+
+    def _moved(self, batch: Batch) -> Batch:
+        return tuple(tensor.to(self.device) for tensor in batch)
+
+    @contextlib.contextmanager
+    def _blame(self, method: str) -> Iterator[None]:
+        """Name the task for whatever it raises."""
+        try:
+            yield
+        except (TaskError, sgd.Stopped):
+            raise
+        except Exception as error:  # the operator's own code, which may raise anything
+            raise LearnerError(f"task {self.config.task!r} failed in {method}(): {last_line(error)}") from error
+
+
+def device_named(name: str) -> torch.device:
+    """Raises TaskError."""
+    available = torch.cuda.is_available() if name != "cpu" else False
+    if name == "cuda" and not available:
+        raise TaskError("device cuda: torch sees no GPU here; use --device cpu, or install a torch built for CUDA")
+    return torch.device("cuda" if available else "cpu")

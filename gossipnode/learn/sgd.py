@@ -1,0 +1,71 @@
+"""Local training from a seed: SGD with momentum and weight decay, as torch.optim.SGD defines them.
+
+Momentum starts at zero in every round: it belongs to this node's own path and does not travel. The update is written
+out on the flat vector because the first step of a torch.optim optimiser imports 800 modules and costs 70 MB.
+The seed fixes the order of batches and whatever the model draws (dropout).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gossipnode.learn.flat import Flat
+from gossipnode.learn.task import Data, Task
+from protocols.manifest import Training
+
+
+class Stopped(Exception):
+    """`stop()` said so between two batches."""
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """What was done: optimiser steps, and the mean loss over them."""
+
+    steps: int
+    loss: float
+
+
+def train(flat: Flat, task: Task, data: Data, training: Training, *, seed: int, stop: Callable[[], bool]) -> Steps:
+    """Change the flat model in place. Raises Stopped, and whatever the task raises."""
+    torch.manual_seed(seed)
+    flat.model.train()
+    velocity = torch.zeros_like(flat.gradient) if training.momentum else flat.gradient
+    total = torch.zeros((), device=flat.vector.device)
+    steps = 0
+    for rows in batches(data.rows, training, seed):
+        if stop():
+            raise Stopped
+        flat.gradient.zero_()
+        loss = task.loss(flat.model, tuple(tensor[rows] for tensor in data.pool))
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        _step(flat, velocity, training)
+        total += loss.detach()
+        steps += 1
+    return Steps(steps, float(total) / max(steps, 1))
+
+
+def batches(rows: Tensor, training: Training, seed: int) -> Iterator[Tensor]:
+    """The rows of each batch: `epochs` passes in fresh random orders, or `steps` batches in as many passes."""
+    draw = torch.Generator().manual_seed(seed)
+    left = training.steps if training.epochs == 0 else training.epochs * -(-len(rows) // training.batch)
+    while left > 0 and len(rows) > 0:
+        order = torch.randperm(len(rows), generator=draw).to(rows.device)
+        for batch in torch.split(rows[order], training.batch)[:left]:
+            left -= 1
+            yield batch
+
+
+@torch.no_grad()
+def _step(flat: Flat, velocity: Tensor, training: Training) -> None:
+    """g <- grad + decay * p;  v <- momentum * v + g;  p <- p - lr * v."""
+    learned = flat.learned
+    if training.weight_decay:
+        flat.gradient.add_(learned, alpha=training.weight_decay)
+    if training.momentum:
+        velocity.mul_(training.momentum).add_(flat.gradient)
+    learned.add_(velocity, alpha=-training.lr)
