@@ -1,0 +1,181 @@
+"""Every system call of a write fails once, and once more as a crash would: what was readable before stays readable."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+
+from gossipnode.files import create_whole, write_whole
+from gossipnode.journal import Journal
+from gossipnode.store import FileBlobs
+from protocols.blobs import StoreFull
+from verify.digest import digest_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+CALLS = ("open", "write", "pwrite", "fsync", "close", "replace", "link")
+ABC = b"abcdefghij"
+
+
+class State(msgspec.Struct, frozen=True):
+    round: int
+    head: bytes
+
+
+class Fault:
+    """The n-th of the named calls raises; a crash makes every later call raise too, clean-up included."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, at: int, code: int, crash: bool) -> None:
+        self.at, self.code, self.crash, self.count = at, code, crash, 0
+        for name in (*CALLS, "unlink", "ftruncate"):
+            patch.setattr(os, name, self._wrap(name, getattr(os, name)))
+
+    @property
+    def happened(self) -> bool:
+        return self.count > self.at
+
+    def _wrap(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: object, **options: object) -> object:
+            fails = self.count == self.at or (self.crash and self.count > self.at)
+            self.count += name in CALLS
+            if fails and name == "close":
+                real(*arguments, **options)  # the kernel closes it all the same
+            if fails:
+                raise OSError(self.code, os.strerror(self.code))
+            return real(*arguments, **options)
+
+        return call
+
+
+@pytest.fixture(params=[False, True], ids=["error", "crash"])
+def crash(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
+STEPS = range(12)  # more than any of the writes has; the tests check that they were all reached
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_file_is_the_old_one_or_the_new_one(tmp_path: Path, step: int, crash: bool) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    with pytest.MonkeyPatch.context() as patch:
+        fault = Fault(patch, step, errno.EIO, crash)
+        try:
+            write_whole(path, b"new ", b"bytes")
+        except OSError:
+            assert fault.happened
+        else:
+            assert not fault.happened
+    assert path.read_bytes() in ((b"old", b"new bytes") if fault.happened else (b"new bytes",))
+    if not crash:
+        assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_created_file_is_whole_or_absent(tmp_path: Path, step: int, crash: bool) -> None:
+    path = tmp_path / "file"
+    with pytest.MonkeyPatch.context() as patch:
+        fault = Fault(patch, step, errno.EIO, crash)
+        try:
+            create_whole(path, b"secret", mode=0o600)
+        except OSError:
+            assert fault.happened
+        else:
+            assert not fault.happened
+    if path.exists():
+        assert path.read_bytes() == b"secret"
+        assert path.stat().st_mode & 0o777 == 0o600
+    else:
+        assert fault.happened
+
+
+@pytest.mark.parametrize("step", STEPS)
+async def test_a_state_save_that_fails_leaves_a_readable_state(tmp_path: Path, step: int, crash: bool) -> None:
+    journal = Journal(tmp_path, State)
+    old, new = State(1, b"one"), State(2, b"two")
+    await journal.save(old)
+    with pytest.MonkeyPatch.context() as patch:
+        fault = Fault(patch, step, errno.ENOSPC, crash)
+        try:
+            await journal.save(new)
+        except OSError:
+            assert fault.happened
+        else:
+            assert not fault.happened
+    assert Journal(tmp_path, State).load() in ((old, new) if fault.happened else (new,))
+    await journal.save(State(3, b"three"))  # and the next round is saved as if nothing had been
+    assert Journal(tmp_path, State).load() == State(3, b"three")
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
+@pytest.mark.parametrize("step", STEPS)
+async def test_a_put_that_fails_harms_nothing(tmp_path: Path, step: int, code: int) -> None:
+    store = FileBlobs(tmp_path, 1000)
+    kept = await store.put(b"kept")
+    with pytest.MonkeyPatch.context() as patch:
+        fault = Fault(patch, step, code, crash=False)
+        try:
+            await store.put(ABC)
+        except StoreFull:
+            assert fault.happened
+            assert code != errno.EIO
+        except OSError:
+            assert fault.happened
+            assert code == errno.EIO
+        else:
+            assert not fault.happened
+    assert store.held_bytes == (4 if fault.happened else 14)
+    assert await store.get(kept) == b"kept"
+    digest = await store.put(ABC)
+    assert await store.get(digest) == ABC
+    assert sorted(path.name for path in store.blobs.iterdir()) == sorted([kept.hex(), digest.hex()])
+
+
+@pytest.mark.parametrize("step", STEPS)
+async def test_an_append_that_fails_can_be_made_again(tmp_path: Path, step: int) -> None:
+    store = FileBlobs(tmp_path, 1000)
+    partial = await store.receive(digest_of(ABC), 10)
+    await partial.append(ABC[:3])
+    with pytest.MonkeyPatch.context() as patch:
+        fault = Fault(patch, step, errno.ENOSPC, crash=False)
+        try:
+            await partial.append(ABC[3:])
+        except StoreFull:
+            assert fault.happened
+            assert partial.offset == 3
+    if partial.offset == 3:
+        await partial.append(ABC[3:])
+    assert await partial.commit()
+    assert await store.get(digest_of(ABC)) == ABC
+
+
+@pytest.mark.parametrize("step", STEPS)
+async def test_a_crash_during_a_commit_loses_at_most_the_name(tmp_path: Path, step: int) -> None:
+    store = FileBlobs(tmp_path, 1000)
+    partial = await store.receive(digest_of(ABC), 10)
+    await partial.append(ABC)
+    with pytest.MonkeyPatch.context() as patch:
+        fault = Fault(patch, step, errno.EIO, crash=True)
+        try:
+            await partial.commit()
+        except OSError:
+            assert fault.happened
+    after = FileBlobs(tmp_path, 1000)
+    again = await after.receive(digest_of(ABC), 10)
+    assert again.offset == 10
+    assert await again.commit()
+    assert await after.get(digest_of(ABC)) == ABC
+
+
+async def test_the_steps_cover_the_longest_write(tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        fault = Fault(patch, 10**6, errno.EIO, crash=False)
+        await Journal(tmp_path, State).save(State(1, b""))
+        assert 0 < fault.count < len(STEPS)
