@@ -8,7 +8,7 @@ bytes that do not hash to the digest (found at the end; nothing of them is kept)
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import trio
 
@@ -36,7 +36,13 @@ class ModelExchange:
         self._blobs = blobs
         self._size = size
         self._accuse = accuse
+        self._kept: dict[str, frozenset[Digest]] = {}
         self._under_way: dict[Digest, trio.Event] = {}  # later callers wait for the first
+
+    def keep(self, owner: str, digests: Iterable[Digest]) -> None:
+        """These blobs must not be evicted while `owner` has use for them; replaces what it kept before."""
+        self._kept[owner] = frozenset(digests)
+        self._blobs.pin(frozenset[Digest]().union(*self._kept.values()))
 
     async def obtain(self, digest: Digest, sources: Sequence[PeerId]) -> None:
         """The blob is in the store when this returns. Raises NotFetched, StoreFull."""

@@ -12,8 +12,10 @@ K = 4  # deviations waited beyond the mean
 
 
 class Patience:
-    def __init__(self, floor_s: float, ceiling_s: float) -> None:
+    def __init__(self, floor_s: float, ceiling_s: float, first_s: float | None = None) -> None:
+        """`first_s`: the deadline while nothing was heard yet; the ceiling unless given."""
         assert 0 < floor_s <= ceiling_s
+        self._first_s = ceiling_s if first_s is None else min(max(first_s, floor_s), ceiling_s)
         self.floor_s = floor_s
         self.ceiling_s = ceiling_s
         self.mean_s: float | None = None  # None until something was heard
@@ -33,8 +35,8 @@ class Patience:
 
     @property
     def deadline_s(self) -> float:
-        """With nothing heard yet, the ceiling: the first answer may be slow for reasons of start-up."""
         if self.mean_s is None:
-            return self.ceiling_s
-        learned_s = max(self.floor_s, self.mean_s + K * self._deviation_s)
+            learned_s = self._first_s
+        else:
+            learned_s = max(self.floor_s, self.mean_s + K * self._deviation_s)
         return min(self.ceiling_s, learned_s * self._backoff)

@@ -1,0 +1,259 @@
+"""AGGREGATE(k) of MoDeST (arXiv 2302.13837, Algorithm 4): gather the trainers' models, merge them, hand the mean to the
+trainers of the next round, and tell those whose work went into it.
+
+With several aggregators the first in rank proposes the sorted list of inputs and the others recompute the mean from it, so
+that equal digests can be counted by whoever receives them. A round that starves is asked for again, from live trainers in
+place of the dead; it is never reported as done with fewer models than its quorum.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import trio
+
+from protocols import limits
+from protocols.blobs import StoreFull
+from protocols.collection import Collection, quorum, weights
+from protocols.exchange import NotFetched
+from protocols.head import Head, Parts
+from protocols.learner import LearnerError, Unfit
+from protocols.messages import (
+    Ack,
+    Aggregate,
+    Aggregated,
+    AnyMessage,
+    Computed,
+    HeadIs,
+    Input,
+    Late,
+    Proposal,
+    Refused,
+    Settled,
+    TrainedModel,
+)
+from protocols.trainer import HAND_IN_S
+from protocols.transport import TransportError
+from sampling.patience import Patience
+from sampling.peers import PeerId, Round
+from verify.digest import Digest
+from verify.standing import OffenceKind
+
+log = logging.getLogger(__name__)
+
+OPEN_COLLECTIONS = 4  # rounds gathered at once; honest swarms need two, a forked one three
+
+
+class Aggregator:
+    def __init__(self, parts: Parts, head: Head, spread: Patience, nursery: trio.Nursery) -> None:
+        self._parts = parts
+        self._head = head
+        self._spread = spread  # from the first model of a round to the last one needed
+        self._nursery = nursery
+        self._collections: dict[Round, Collection] = {}
+        parts.desk.on(TrainedModel, self._on_trained)
+        parts.desk.on(Proposal, self._on_proposal)
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._collections)
+
+    # -- gathering ----------------------------------------------------------------------------------------------------
+
+    async def _on_trained(self, sender: PeerId, offer: TrainedModel) -> AnyMessage:
+        self._parts.membership.believe(sender, offer.delta)
+        if offer.round <= self._head.known.round:
+            return Late(self._head.known)
+        if (refusal := await self._unwanted(sender, offer.round)) is not None:
+            return Refused(refusal)
+        collection = self._open(offer.round)
+        if collection.offered.get(sender) != offer.model:
+            collection.offered[sender] = offer.model
+            self._nursery.start_soon(self._fetch, collection, sender, offer)
+        return Ack()
+
+    async def _unwanted(self, sender: PeerId, round: Round) -> str | None:
+        rounds = self._parts.manifest.rounds or limits.ROUND
+        if round > min(rounds, self._head.known.round + limits.ROUNDS_AHEAD):
+            return f"round {round} is too far ahead of {self._head.known.round}"
+        if sender not in self._parts.sampler.candidates(round):
+            return f"you are no candidate for round {round}"
+        if self._parts.desk.me not in await self._head.aggregators(round, self._parts.desk.me):
+            return f"round {round} has live aggregators that rank before me"
+        return None
+
+    def _open(self, round: Round) -> Collection:
+        if round not in self._collections:
+            if len(self._collections) >= OPEN_COLLECTIONS:
+                self._collections.pop(min(self._collections))
+            collection = self._collections[round] = Collection(round, trio.current_time())
+            self._nursery.start_soon(self._conclude, collection)
+        return self._collections[round]
+
+    async def _fetch(self, collection: Collection, trainer: PeerId, offer: TrainedModel) -> None:
+        try:
+            await self._parts.exchange.obtain(offer.model, [trainer])
+            await self._parts.learner.check(offer.model)
+        except (NotFetched, StoreFull, Unfit) as error:
+            log.info("round %d: the model of %s is not merged: %s", offer.round, trainer, error)
+            if isinstance(error, Unfit):
+                self._parts.desk.accuse(trainer, OffenceKind.UNFIT_MODEL, f"round {offer.round}: {error}")
+            return collection.withdraw(trainer)
+        update = Input(trainer, offer.model, offer.samples)
+        collection.ready(trainer, offer.parent, update, trio.current_time())
+        self._keep()
+        self._head.bell.ring()
+
+    def _keep(self) -> None:
+        gathered = self._collections.values()
+        self._parts.exchange.keep("gathered", {each.model for some in gathered for each in some.inputs()})
+
+    # -- concluding ---------------------------------------------------------------------------------------------------
+
+    async def _conclude(self, collection: Collection) -> None:
+        """From the first model of a round to its aggregate, unless somebody else is faster."""
+        aggregate: Aggregate | None = None
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._overtaken, collection.round, scope)
+                await self._gather(collection)
+                aggregate = await self._merge(collection)
+                nursery.cancel_scope.cancel()
+        self._collections.pop(collection.round, None)
+        if aggregate is not None and self._head.known.round < collection.round:
+            await self._propose(aggregate)
+            await self._vouch(aggregate)
+        self._keep()
+
+    async def _overtaken(self, round: Round, scope: trio.CancelScope) -> None:
+        await self._head.reach(round)
+        scope.cancel()
+
+    async def _gather(self, collection: Collection) -> None:
+        """Returns with a quorum. Each time the deadline passes without one, the round is asked for again."""
+        modest, ceiling_s = self._parts.manifest.modest, self._parts.manifest.timing.round_ceiling_s
+        candidates = len(self._parts.sampler.candidates(collection.round))
+        need = quorum(min(modest.trainers, candidates), candidates, modest.success_fraction)
+        attempt = 0
+        while True:
+            with trio.move_on_after(self._spread.deadline_s):
+                await self._head.bell.until(lambda: len(collection.inputs()) >= need)
+                return self._spread.heard(collection.latest_at - collection.opened_at)
+            self._spread.missed()
+            attempt += 1
+            live = await self._parts.sampler.sample(collection.round, modest.trainers)
+            patient = trio.current_time() - collection.opened_at < ceiling_s
+            need = quorum(len(live), candidates, modest.success_fraction) if patient else min(2, candidates)
+            if len(collection.inputs()) < need:
+                await self._recruit(collection, live, min(attempt, limits.ATTEMPTS))
+
+    async def _recruit(self, collection: Collection, live: list[PeerId], attempt: int) -> None:
+        if self._head.known.round < collection.round - 1:
+            await self._head.catch_up()
+        parent = self._head.known
+        if parent.round != collection.round - 1:
+            return log.warning("round %d starves and its parent is not known here", collection.round)
+        missing = [peer for peer in live if peer not in collection.offered]
+        log.info("round %d starves: asking %d more trainers", collection.round, len(missing))
+        await self._hand_out(parent, missing, attempt)
+
+    async def _merge(self, collection: Collection) -> Aggregate | None:
+        """None if it is for others to propose, or our own worker failed."""
+        round, parent, inputs = collection.round, collection.parent(), collection.inputs()
+        assert parent is not None
+        committee = await self._parts.sampler.sample(Round(round + 1), self._parts.manifest.modest.aggregators)
+        if self._parts.desk.me not in committee:
+            log.info("round %d: others aggregate it", round)
+            return None
+        if committee[0] != self._parts.desk.me:
+            await trio.sleep(self._spread.deadline_s + HAND_IN_S)  # the first in rank proposes and overtakes us
+        try:
+            return await self._mean(round, parent, inputs, committee)
+        except (Unfit, LearnerError) as error:  # each was checked on arrival: our own store or worker has failed
+            log.error("round %d: merging failed: %s", round, error)
+            return None
+
+    async def _mean(
+        self, round: Round, parent: Digest, inputs: tuple[Input, ...], committee: Sequence[PeerId]
+    ) -> Aggregate:
+        model = await self._parts.learner.merge([each.model for each in inputs], weights(inputs))
+        self._parts.exchange.keep("merged", [model])
+        return Aggregate(round, model, parent, inputs, tuple(committee))
+
+    # -- several aggregators ------------------------------------------------------------------------------------------
+
+    async def _propose(self, aggregate: Aggregate) -> None:
+        """Let the other aggregators recompute: an equal digest is their vote."""
+        proposal = Proposal(aggregate.round, Digest(aggregate.parent), aggregate.inputs, aggregate.aggregators)
+        async with trio.open_nursery() as nursery:
+            for peer in aggregate.aggregators:
+                if peer != self._parts.desk.me:
+                    nursery.start_soon(self._propose_to, peer, proposal, aggregate)
+
+    async def _propose_to(self, peer: PeerId, proposal: Proposal, aggregate: Aggregate) -> None:
+        try:
+            answer = await self._parts.desk.ask(peer, proposal, (Computed, Late), HAND_IN_S)
+        except TransportError as error:
+            return log.info("round %d: %s did not recompute: %s", proposal.round, peer, error)
+        if isinstance(answer, Computed) and answer.model == aggregate.model:
+            await self._head.vote(peer, aggregate)
+        elif isinstance(answer, Computed):
+            log.warning("round %d: %s computes another mean than we do", proposal.round, peer)
+
+    async def _on_proposal(self, sender: PeerId, proposal: Proposal) -> AnyMessage:
+        if proposal.round <= self._head.known.round:
+            return Late(self._head.known)
+        committee = await self._head.aggregators(proposal.round, sender)
+        if sender not in committee or self._parts.desk.me not in proposal.committee:
+            return Refused(f"not the committee of round {proposal.round} as I see it")
+        try:
+            await self._obtain_all(sender, proposal.inputs)
+            aggregate = await self._mean(proposal.round, proposal.parent, proposal.inputs, proposal.committee)
+        except (NotFetched, StoreFull, Unfit, LearnerError) as error:
+            return Refused(f"cannot recompute: {error}"[: limits.DETAIL_CHARS])
+        self._nursery.start_soon(self._vouch, aggregate)
+        return Computed(aggregate.model)
+
+    async def _obtain_all(self, proposer: PeerId, inputs: tuple[Input, ...]) -> None:
+        async with trio.open_nursery() as nursery:
+            for each in inputs:
+                nursery.start_soon(self._parts.exchange.obtain, each.model, [each.trainer, proposer])
+
+    # -- telling ------------------------------------------------------------------------------------------------------
+
+    async def _vouch(self, aggregate: Aggregate) -> None:
+        """Our vote, then everybody else's news of it."""
+        await self._head.vote(self._parts.desk.me, aggregate)
+        await self._tell(aggregate)
+
+    async def _tell(self, aggregate: Aggregate) -> None:
+        modest, me = self._parts.manifest.modest, self._parts.desk.me
+        last = aggregate.round == self._parts.manifest.rounds
+        trainers = [] if last else await self._parts.sampler.sample(Round(aggregate.round + 1), modest.trainers)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._hand_out, aggregate, trainers, 0)
+            for peer in sorted({*(each.trainer for each in aggregate.inputs), *aggregate.aggregators} - {*trainers, me}):
+                nursery.start_soon(self._settle, peer, aggregate)
+            nursery.start_soon(self._parts.desk.tell, self._parts.membership.topic, HeadIs(aggregate))
+
+    async def _hand_out(self, aggregate: Aggregate, trainers: list[PeerId], attempt: int) -> None:
+        async with trio.open_nursery() as nursery:
+            for peer in trainers:
+                nursery.start_soon(self._hand_to, peer, aggregate, attempt)
+
+    async def _hand_to(self, peer: PeerId, aggregate: Aggregate, attempt: int) -> None:
+        delta, upto = self._parts.membership.news_for(peer)
+        try:
+            answer = await self._parts.desk.ask(peer, Aggregated(aggregate, attempt, delta), (Ack, Late), HAND_IN_S)
+        except TransportError as error:
+            return log.info("round %d: %s was not handed the aggregate: %s", aggregate.round, peer, error)
+        self._parts.membership.told(peer, upto)
+        if isinstance(answer, Late):
+            self._nursery.start_soon(self._head.catch_up)
+
+    async def _settle(self, peer: PeerId, aggregate: Aggregate) -> None:
+        try:
+            await self._parts.desk.ask(peer, Settled(aggregate), Ack, HAND_IN_S)
+        except TransportError as error:
+            log.debug("round %d: %s was not told that it is settled: %s", aggregate.round, peer, error)

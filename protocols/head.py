@@ -1,0 +1,171 @@
+"""The newest aggregate: which one we believe in (`known`), and which one's bytes we hold (`held`).
+
+An aggregate is believed when a majority of the aggregators that we sample for it ourselves have named it, or, for a node
+that has fallen behind, when the second highest of several peers' answers says so: one liar cannot move us.
+Invariant: `held.round <= known.round`, and both only grow.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+import trio
+
+from protocols import limits
+from protocols.bell import Bell
+from protocols.blobs import Blobs
+from protocols.desk import Desk
+from protocols.exchange import ModelExchange
+from protocols.learner import Learner, Unfit
+from protocols.manifest import Manifest
+from protocols.membership import Membership
+from protocols.messages import Aggregate, AskHead, HeadIs
+from protocols.transport import TransportError
+from sampling.peers import PeerId, Round
+from sampling.sampler import Sampler
+from verify.digest import Digest
+from verify.standing import OffenceKind
+
+log = logging.getLogger(__name__)
+
+ASKED = 3  # peers asked for their head when we may have fallen behind
+ROUNDS_VOTED = 8  # rounds for which votes are kept; only the newest few can still matter
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a protocol is made of; the daemon and the simulator build it."""
+
+    desk: Desk
+    membership: Membership
+    sampler: Sampler
+    exchange: ModelExchange
+    learner: Learner
+    blobs: Blobs
+    manifest: Manifest
+    rng: random.Random
+
+
+def theta0(manifest: Manifest) -> Aggregate:
+    return Aggregate(Round(0), Digest(bytes.fromhex(manifest.theta0)), b"", (), ())
+
+
+class Head:
+    def __init__(self, parts: Parts, start: Aggregate, held: Callable[[Aggregate], Awaitable[None]]) -> None:
+        """`held` is awaited each time newer bytes are in the store: the place to save a checkpoint."""
+        self.known = start
+        self.held: Aggregate | None = None
+        self.bell = Bell()  # rung when `known` or `held` moved
+        self._parts = parts
+        self._on_held = held
+        self._votes: dict[Round, dict[Digest, set[PeerId]]] = {}
+
+    @property
+    def finished(self) -> bool:
+        """The run's last aggregate is known."""
+        return 0 < self._parts.manifest.rounds <= self.known.round
+
+    async def aggregators(self, round: Round, expected: PeerId) -> list[PeerId]:
+        """The live aggregators of `round`: the first a of sample k+1. If `expected` is among the first a anyway, nobody
+        is asked: whoever ranks before it is not thereby dead, but it is no impostor."""
+        a = self._parts.manifest.modest.aggregators
+        first = self._parts.sampler.order(Round(round + 1))[:a]
+        return first if expected in first else await self._parts.sampler.sample(Round(round + 1), a)
+
+    async def vote(self, voter: PeerId, aggregate: Aggregate) -> bool:
+        """An aggregator names an aggregate. True if that makes, or has made, it `known`."""
+        if aggregate.round <= self.known.round:
+            return aggregate.model == self.known.model
+        if not self._plausible(voter, aggregate):
+            self._parts.desk.accuse(voter, OffenceKind.PROTOCOL, f"implausible aggregate of round {aggregate.round}")
+            return False
+        committee = await self.aggregators(aggregate.round, voter)
+        if voter not in committee:
+            log.info("%s is no aggregator of round %d as we see it", voter, aggregate.round)
+            return False
+        votes = self._votes.setdefault(aggregate.round, {}).setdefault(aggregate.model, set())
+        votes.add(voter)
+        for old in sorted(self._votes)[:-ROUNDS_VOTED]:
+            del self._votes[old]
+        if len(votes & set(committee)) <= len(committee) // 2:
+            return False
+        self.learn(aggregate)
+        return self.known.model == aggregate.model
+
+    def learn(self, aggregate: Aggregate) -> None:
+        """Believe it."""
+        if aggregate.round <= self.known.round:
+            return
+        self.known = aggregate
+        self._parts.membership.advance(aggregate.round)
+        self.bell.ring()
+
+    async def reach(self, round: Round) -> None:
+        """Returns once an aggregate of `round` or later is known."""
+        await self.bell.until(lambda: self.known.round >= round)
+
+    async def hold(self, aggregate: Aggregate) -> None:
+        """Fetch and check its bytes. Raises NotFetched, StoreFull; Unfit after accusing those who made it."""
+        await self._obtain(aggregate)
+        try:
+            await self._parts.learner.check(aggregate.model)
+        except Unfit as error:
+            for peer in aggregate.aggregators:
+                self._parts.desk.accuse(peer, OffenceKind.UNFIT_MODEL, f"aggregate of round {aggregate.round}: {error}")
+            raise
+        if self.held is None or aggregate.round > self.held.round:
+            self.held = aggregate
+            self._parts.exchange.keep("head", [aggregate.model])
+            await self._on_held(aggregate)
+            self.bell.ring()
+
+    async def catch_up(self) -> bool:
+        """Ask a few peers how far the run is. True if that was news."""
+        before = self.known.round
+        partners = self._parts.membership.partners()
+        asked = self._parts.rng.sample(partners, min(ASKED, len(partners)))
+        heads: list[Aggregate] = []
+        async with trio.open_nursery() as nursery:
+            for peer in asked:
+                nursery.start_soon(self._ask_head, peer, heads)
+        heads.sort(key=lambda head: (head.round, head.model))
+        if heads:
+            self.learn(heads[-1] if len(heads) == 1 else heads[-2])
+        return self.known.round > before
+
+    async def _ask_head(self, peer: PeerId, heads: list[Aggregate]) -> None:
+        deadline_s = self._parts.manifest.timing.ping_ceiling_s
+        try:
+            answer = await self._parts.desk.ask(peer, AskHead(), HeadIs, deadline_s)
+        except TransportError:
+            return
+        if answer.head.round == 0 or self._plausible(None, answer.head):
+            heads.append(answer.head)
+
+    def _plausible(self, voter: PeerId | None, aggregate: Aggregate) -> bool:
+        rounds = self._parts.manifest.rounds or limits.ROUND
+        trainers = [each.trainer for each in aggregate.inputs]
+        return (
+            0 < aggregate.round <= rounds
+            and len(aggregate.parent) == len(aggregate.model)
+            and 0 < len(trainers) <= self._parts.manifest.modest.trainers
+            and len(set(trainers)) == len(trainers)
+            and 0 < len(aggregate.aggregators) <= self._parts.manifest.modest.aggregators
+            and (voter is None or voter in aggregate.aggregators)
+        )
+
+    async def _obtain(self, aggregate: Aggregate) -> None:
+        if aggregate.round == 0 and await self._parts.learner.initial() == aggregate.model:
+            return
+        await self._parts.exchange.obtain(aggregate.model, self._sources(aggregate))
+
+    def _sources(self, aggregate: Aggregate) -> Sequence[PeerId]:
+        """Those who made it first, then anyone: trainers fetched it too. In random order, so that the load spreads."""
+        partners = self._parts.membership.partners()
+        others = self._parts.rng.sample(partners, len(partners))
+        return list(dict.fromkeys([*aggregate.aggregators, *others]))
+
+

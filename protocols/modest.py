@@ -1,0 +1,198 @@
+"""MoDeST (arXiv 2302.13837): rounds of s trainers and a aggregators, drawn afresh for each round from the hash order.
+
+    trainers(k)    = first s live peers of SAMPLE(k)        each trains theta_{k-1} on its own data      -> trainer.py
+    aggregators(k) = first a live peers of SAMPLE(k + 1)    their mean of the trainers' models is theta_k -> aggregator.py
+
+Trainers of round k + 1 come from the same sample as the aggregators of round k, so theta_k need not travel to whoever made
+it. This file ties the two together: what others tell and ask, which aggregates are fetched outside the committee, and the
+watch that starts the first round and restarts the last one when everybody who was to carry it on is gone.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import trio
+
+from protocols.aggregator import Aggregator
+from protocols.blobs import StoreFull
+from protocols.exchange import NotFetched
+from protocols.head import Head, Parts
+from protocols.learner import Evaluation, LearnerError, Unfit
+from protocols.limits import ATTEMPTS
+from protocols.messages import (
+    Ack,
+    Aggregate,
+    Aggregated,
+    AnyMessage,
+    AskHead,
+    HeadIs,
+    Late,
+    Settled,
+)
+from protocols.trainer import Assignment, Trainer
+from sampling.patience import Patience
+from sampling.peers import PeerId, Round
+
+log = logging.getLogger(__name__)
+
+FIRST_ROUND_S = 30.0  # patience with a round before any has been measured
+STALL = 3  # learned round deadlines without news before a node asks around and takes the round up itself
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """What the node wants to hear of."""
+
+    held: Callable[[Aggregate], Awaitable[None]]  # newer bytes are in the store: save a checkpoint
+    learnt: Callable[[Aggregate], None]  # a newer aggregate is believed
+    evaluated: Callable[[Round, Evaluation], None]
+
+
+class Modest:
+    def __init__(self, parts: Parts, start: Aggregate, hooks: Hooks, evaluate_every: int) -> None:
+        timing = parts.manifest.timing
+        self._parts = parts
+        self._hooks = hooks
+        self._evaluate_every = evaluate_every
+        self._settling = Patience(timing.round_floor_s, timing.round_ceiling_s, FIRST_ROUND_S)
+        self._spread = Patience(timing.round_floor_s, timing.round_ceiling_s, FIRST_ROUND_S)
+        self.head = Head(parts, start, hooks.held)
+        self.trainer = Trainer(parts, self.head, self._settling)
+        self.aggregator: Aggregator | None = None
+        self.stalled = False
+
+    async def run(self) -> None:
+        """Until cancelled. A finished run goes on serving its last model."""
+        desk = self._parts.desk
+        async with trio.open_nursery() as nursery:
+            self.aggregator = Aggregator(self._parts, self.head, self._spread, nursery)
+            self._nursery = nursery
+            desk.on(Aggregated, self._on_aggregated)
+            desk.on(Settled, self._on_settled)
+            desk.on(AskHead, self._on_ask_head)
+            desk.on_gossip(HeadIs, self._on_announced)
+            nursery.start_soon(self.trainer.run)
+            nursery.start_soon(self._follow)
+            nursery.start_soon(self._evaluate)
+            nursery.start_soon(self._watch)
+
+    # -- what others tell and ask -------------------------------------------------------------------------------------
+
+    async def _on_aggregated(self, sender: PeerId, message: Aggregated) -> AnyMessage:
+        self._parts.membership.believe(sender, message.delta)
+        if message.aggregate.round < self.head.known.round:
+            return Late(self.head.known)
+        if message.attempt:
+            self._nursery.start_soon(self._recruited, sender, message)
+        else:
+            self._nursery.start_soon(self._appointed, sender, message.aggregate)
+        return Ack()
+
+    async def _appointed(self, sender: PeerId, aggregate: Aggregate) -> None:
+        if await self.head.vote(sender, aggregate):
+            self.trainer.assign(Assignment(aggregate))
+
+    async def _recruited(self, sender: PeerId, message: Aggregated) -> None:
+        """The round after this aggregate starves, and its aggregator asks us in place of a dead trainer."""
+        parent = message.aggregate
+        if sender not in await self.head.aggregators(Round(parent.round + 1), sender):
+            return log.info("%s recruits for round %d but is not its aggregator", sender, parent.round + 1)
+        if self.head.known.round < parent.round:
+            await self.head.catch_up()
+        if self.head.known.model == parent.model:
+            self.trainer.assign(Assignment(self.head.known, message.attempt))
+
+    async def _on_settled(self, sender: PeerId, message: Settled) -> AnyMessage:
+        self._nursery.start_soon(self.head.vote, sender, message.aggregate)
+        return Ack()
+
+    async def _on_ask_head(self, sender: PeerId, question: AskHead) -> AnyMessage:
+        return HeadIs(self.head.known)
+
+    async def _on_announced(self, origin: PeerId, message: HeadIs) -> None:
+        self._nursery.start_soon(self.head.vote, origin, message.head)
+
+    # -- outside the committee ----------------------------------------------------------------------------------------
+
+    async def _follow(self) -> None:
+        """Hold every R-th aggregate and the last, so that every node can serve it; and any that is here already."""
+        round = Round(-1)
+        while True:
+            await self.head.bell.until(lambda: self.head.known.round > round)
+            aggregate = self.head.known
+            round = aggregate.round
+            if round > 0:
+                self._hooks.learnt(aggregate)
+            if self._due(aggregate):
+                self._nursery.start_soon(self._pull, aggregate)
+
+    def _due(self, aggregate: Aggregate) -> bool:
+        every = self._parts.manifest.modest.pull_every
+        return aggregate.model in self._parts.blobs or aggregate.round % every == 0 or self.head.finished
+
+    async def _pull(self, aggregate: Aggregate) -> None:
+        """The last model is asked for until it is here; others only once, the next will do."""
+        while True:
+            try:
+                return await self.head.hold(aggregate)
+            except (NotFetched, StoreFull, Unfit, LearnerError) as error:
+                log.info("the model of round %d is not here: %s", aggregate.round, error)
+            if not self.head.finished:
+                return None
+            await trio.sleep(self._settling.floor_s)
+
+    async def _evaluate(self) -> None:
+        round = Round(-1)
+        while True:
+            await self.head.bell.until(lambda: self.head.held is not None and self.head.held.round > round)
+            held = self.head.held
+            assert held is not None
+            round = held.round
+            last = self.head.finished and held == self.head.known
+            if last or (self._evaluate_every and round % self._evaluate_every == 0):
+                await self._evaluate_one(held)
+
+    async def _evaluate_one(self, held: Aggregate) -> None:
+        try:
+            self._hooks.evaluated(held.round, await self._parts.learner.evaluate(held.model))
+        except (LearnerError, Unfit) as error:
+            log.error("the model of round %d could not be evaluated: %s", held.round, error)
+
+    # -- the watch ----------------------------------------------------------------------------------------------------
+
+    async def _watch(self) -> None:
+        await self._enough_peers()
+        await self.head.catch_up()
+        stalls = 0
+        while not self.head.finished:
+            await self._take_up(min(stalls, ATTEMPTS))
+            self.stalled = not await self._rounds_come()
+            stalls = stalls + 1 if self.stalled else 0
+            await self.head.catch_up()
+
+    async def _rounds_come(self) -> bool:
+        """Returns when no round has come for several deadlines; True if there was one before that."""
+        first = before = self.head.known.round
+        while True:
+            with trio.move_on_after(STALL * self._settling.deadline_s * self._parts.rng.uniform(1.0, 1.5)):
+                await self.head.reach(Round(before + 1))
+            if self.head.finished or self.head.known.round == before:
+                return before > first
+            self.stalled = False
+            before = self.head.known.round
+
+    async def _enough_peers(self) -> None:
+        """The first round waits for the peers that the manifest wants to see."""
+        needed = max(1, self._parts.manifest.start_peers)
+        while self.head.known.round == 0 and len(self._parts.sampler.candidates(Round(1))) < needed:
+            await trio.sleep(self._settling.floor_s / 4)
+
+    async def _take_up(self, attempt: int) -> None:
+        """Train if we are of the next round's sample: at the start, after a resume, and when a round has died."""
+        known = self.head.known
+        sample = await self._parts.sampler.sample(Round(known.round + 1), self._parts.manifest.modest.trainers)
+        if self._parts.desk.me in sample and self.head.known == known:
+            self.trainer.assign(Assignment(known, attempt))

@@ -1,0 +1,133 @@
+"""TRAIN(k) of MoDeST (arXiv 2302.13837, Algorithm 4): train from the aggregate of round k-1, hand the update to the
+aggregators of sample k+1, and see to it that one of them settles the round.
+
+A newer assignment pre-empts the one under way. Handing in is repeated with a fresh sample until the round is known to be
+over, so an aggregator that dies is replaced and nothing that was trained is lost with it.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import trio
+
+from protocols.blobs import StoreFull
+from protocols.exchange import NotFetched
+from protocols.head import Head, Parts
+from protocols.learner import LearnerError, Trained, Unfit
+from protocols.messages import Ack, Aggregate, Late, TrainedModel
+from protocols.transport import TransportError
+from sampling.patience import Patience
+from sampling.peers import PeerId, Round
+
+log = logging.getLogger(__name__)
+
+HAND_IN_S = 10.0  # to answer a TrainedModel takes milliseconds; a machine that trains on all cores, seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    parent: Aggregate
+    attempt: int = 0
+
+    @property
+    def round(self) -> Round:
+        return Round(self.parent.round + 1)
+
+    def supersedes(self, other: Assignment | None) -> bool:
+        return other is None or (self.round, self.attempt) > (other.round, other.attempt)
+
+
+class Trainer:
+    def __init__(self, parts: Parts, head: Head, settling: Patience) -> None:
+        self._parts = parts
+        self._head = head
+        self._settling = settling  # from handing in to the round's end
+        self._assignment: Assignment | None = None
+        self._scope = trio.CancelScope()
+        self._last: tuple[Aggregate, Trained] | None = None  # our newest update and what it was trained from
+        self.training = False
+        self.last_loss: float | None = None
+        self.failure: str | None = None  # the operator's task failed, and how
+
+    def assign(self, assignment: Assignment) -> None:
+        rounds = self._parts.manifest.rounds
+        if (rounds and assignment.round > rounds) or not assignment.supersedes(self._assignment):
+            return
+        under_way = self._assignment
+        self._assignment = assignment
+        if self.training and under_way is not None and under_way.parent == assignment.parent:
+            return  # asked again for what we are training already
+        self._scope.cancel()
+        self._head.bell.ring()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        done: Assignment | None = None
+        while True:
+            await self._head.bell.until(lambda: self._assignment is not done)
+            done = self._assignment
+            assert done is not None
+            with trio.CancelScope() as self._scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._preempt, done.round)
+                    await self._train(done)
+                    nursery.cancel_scope.cancel()
+
+    async def _preempt(self, round: Round) -> None:
+        """Somebody has finished that round without us."""
+        await self._head.reach(round)
+        self._scope.cancel()
+
+    async def _train(self, assignment: Assignment) -> None:
+        try:
+            trained = await self._update(assignment.parent, assignment.round)
+        except (NotFetched, StoreFull, Unfit) as error:
+            log.warning("round %d: not trained: %s", assignment.round, error)
+        except LearnerError as error:
+            self.failure = str(error)
+            log.error("round %d: the task failed: %s", assignment.round, error)
+        else:
+            self.failure = None
+            await self._hand_in(assignment, trained)
+
+    async def _update(self, parent: Aggregate, round: Round) -> Trained:
+        if self._last is not None and self._last[0] == parent:
+            return self._last[1]
+        self.training = True
+        try:
+            await self._head.hold(parent)
+            seed = self._parts.rng.getrandbits(63)
+            trained = await self._parts.learner.train(parent.model, round, seed=seed)
+        finally:
+            self.training = False
+        self._last, self.last_loss = (parent, trained), trained.loss
+        self._parts.exchange.keep("trained", [trained.model])
+        return trained
+
+    async def _hand_in(self, assignment: Assignment, trained: Trained) -> None:
+        round, aggregators = assignment.round, self._parts.manifest.modest.aggregators
+        while True:
+            start = trio.current_time()
+            committee = await self._parts.sampler.sample(Round(round + 1), aggregators)
+            async with trio.open_nursery() as nursery:
+                for peer in committee:
+                    nursery.start_soon(self._hand_to, peer, assignment, trained)
+            with trio.move_on_after(self._settling.deadline_s):
+                await self._head.reach(round)
+                self._settling.heard(trio.current_time() - start)
+                return
+            self._settling.missed()
+            log.info("round %d: not settled by %s; sampling again", round, ", ".join(committee) or "anybody")
+
+    async def _hand_to(self, peer: PeerId, assignment: Assignment, trained: Trained) -> None:
+        delta, upto = self._parts.membership.news_for(peer)
+        message = TrainedModel(assignment.round, assignment.parent.model, trained.model, trained.samples, delta)
+        try:
+            answer = await self._parts.desk.ask(peer, message, (Ack, Late), HAND_IN_S)
+        except TransportError as error:
+            return log.info("round %d: %s did not take our model: %s", assignment.round, peer, error)
+        self._parts.membership.told(peer, upto)
+        if isinstance(answer, Late) and not await self._head.vote(peer, answer.head):
+            await self._head.catch_up()
