@@ -67,8 +67,8 @@ class Committee(Part, frozen=True, kw_only=True):
 class Learning(Part, frozen=True, kw_only=True):
     """Our latest evaluation of the shared model, on our own held-out data."""
 
-    loss: float
-    accuracy: float  # 0..1, or the task's main metric
+    loss: float | None  # None: not a finite number (JSON has none such)
+    accuracy: float | None  # 0..1, or the task's main metric
     samples: int
     evaluated_round: int
 
