@@ -9,7 +9,7 @@ ROUNDS ?= 30
 ARGS ?=
 
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -qq install
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 
 .DEFAULT_GOAL := help
@@ -49,10 +49,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt constraints-dev.txt
 	@echo "Installing $(TORCH) ..."
 	@$(PIP) $(TORCH)
 	@echo "Installing the locked packages (fastecdsa is compiled) ..."
-	@$(PIP) --no-deps --require-hashes -r constraints.txt -r constraints-dev.txt
+	@$(PIP) --no-deps --require-hashes --use-pep517 -r constraints.txt -r constraints-dev.txt
 	@echo "Installing gossipnode ..."
 	@$(PIP) --no-deps --no-build-isolation --editable .
-	@$(BIN)/python -m pip --disable-pip-version-check check
+	@$(BIN)/python -m pip --disable-pip-version-check -q check
 	@touch $@
 
 lock: $(VENV)/.installed  # choose newer versions: rewrite constraints.txt and constraints-dev.txt

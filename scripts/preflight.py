@@ -67,7 +67,9 @@ def advice(lack: list[str]) -> str:
             "This machine lacks " + ", ".join(lack) + ", without which libp2p cannot be installed. Remedy:",
             "  Debian, Ubuntu:  sudo apt-get install " + debian,
             "  Fedora:          sudo dnf install " + fedora,
-            "  Homebrew:        brew install " + homebrew + "   (and export CPATH and LIBRARY_PATH from `brew --prefix`)",
+            "  Homebrew:        brew install "
+            + homebrew
+            + "  (export CPATH and LIBRARY_PATH from `brew --prefix`)",
         ]
     )
 
