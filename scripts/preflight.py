@@ -2,7 +2,7 @@
 
 fastecdsa (a dependency of libp2p) has no wheel for Linux and is compiled: that takes a C compiler, Python's headers and
 GMP's. Without this check a newcomer meets the lack as a page of compiler output. Standard library only, and written so
-that any Python 3 can run it: it is what tells the user that theirs is too old.
+that any Python since 3.7 can run it: it is what tells the user that theirs is too old.
 """
 
 from __future__ import annotations
@@ -67,9 +67,7 @@ def advice(lack: list[str]) -> str:
             "This machine lacks " + ", ".join(lack) + ", without which libp2p cannot be installed. Remedy:",
             "  Debian, Ubuntu:  sudo apt-get install " + debian,
             "  Fedora:          sudo dnf install " + fedora,
-            "  Homebrew:        brew install "
-            + homebrew
-            + "  (export CPATH and LIBRARY_PATH from `brew --prefix`)",
+            "  Homebrew:        brew install " + homebrew + "  (export CPATH and LIBRARY_PATH from `brew --prefix`)",
         ]
     )
 
