@@ -37,6 +37,7 @@ class Desk:
         self.accuse = accuse
         self._replies: dict[type, Reply] = {}
         self._listeners: dict[type, Listener] = {}
+        self.shunned: Callable[[PeerId], bool] = lambda peer: False  # quarantined: not answered, not listened to
         self.heard: Callable[[PeerId], None] = lambda peer: None  # told of every sign of life
 
     @property
@@ -55,6 +56,8 @@ class Desk:
         return wire.encode(await self._reply(sender, frame))
 
     async def _reply(self, sender: PeerId, frame: bytes) -> AnyMessage:
+        if self.shunned(sender):
+            return Refused("you are in quarantine here")
         try:
             question = wire.decode(frame)
         except wire.OtherVersion as error:
@@ -97,14 +100,16 @@ class Desk:
                 await self._overhear(message.origin, message.frame)
 
     async def _overhear(self, origin: PeerId, frame: bytes) -> None:
+        if self.shunned(origin):
+            return None
         try:
             message = wire.decode(frame)
         except wire.OtherVersion:
-            return
+            return None
         except wire.MalformedFrame as error:
             return self.accuse(origin, OffenceKind.MALFORMED_FRAME, f"gossip: {error}")
         listener = self._listeners.get(type(message))
         if listener is None:
             return self.accuse(origin, OffenceKind.PROTOCOL, f"gossip: {type(message).__name__} is no gossip")
         self.heard(origin)
-        await listener(origin, message)
+        return await listener(origin, message)

@@ -34,6 +34,8 @@ ADDRESS_CHARS: Final = 256  # one multiaddress as text
 COUNTER: Final = 2**53  # join/leave counter: one a microsecond for 285 years, and exact in JSON
 ROUND: Final = 2**40  # a round number: one a millisecond for 34 years
 
+ACQUAINTED_S: Final = 10.0  # a node that was given addresses waits so long for a first peer before it joins regardless
+
 # -- rounds -------------------------------------------------------------------------------------------------------
 COMMITTEE: Final = 256  # trainers or aggregators of a round
 ROUNDS_AHEAD: Final = 10_000  # how far a peer's word may move our idea of the present round in one step
@@ -43,6 +45,7 @@ SAMPLES: Final = 10**9  # examples a trainer may claim to have trained on
 # -- blobs --------------------------------------------------------------------------------------------------------
 BLOB_BYTES: Final = 64 * 1024 * MIB  # one model; a run's own exact size, checked before a byte flows, is its theta0's
 MANIFEST_BYTES: Final = 64 * KIB  # a manifest with a long allow-list
+AMENDMENTS: Final = 64  # of one manifest: checking them all must not hold up the event loop, 0.1 ms each
 
 # -- verdicts -----------------------------------------------------------------------------------------------------
 OFFENCES_KEPT: Final = 1000  # newest offences kept with their evidence; counts are kept beyond that

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import trio
@@ -88,7 +88,6 @@ class Membership:
         counter: int,
         patience: Patience,
         rng: random.Random,
-        save_counter: Callable[[int], None] = lambda counter: None,
     ) -> None:
         self.desk = desk
         self.view = view
@@ -105,7 +104,7 @@ class Membership:
         self._strangers: set[PeerId] = set()  # of another run or version: told so, left alone
         self._backoffs: dict[str, _Backoff] = {}  # by bootstrap address or peer
         self._rng = rng
-        self._save_counter = save_counter
+        self.outbid = trio.Event()  # somebody knows a later record of us than we do: join again
         self.acquainted = trio.Event()  # a first peer of this run has answered
         desk.heard = self._heard
         desk.on(Hello, self._on_hello)
@@ -172,6 +171,10 @@ class Membership:
             nursery.start_soon(self._keep_links, nursery)
             nursery.start_soon(self._exchange_for_ever)
 
+    def prepare(self) -> None:
+        """Move the counter on; the caller makes it durable before `join` or `leave` says it: no counter is said twice."""
+        self.counter += 1
+
     async def join(self) -> None:
         await self._announce(present=True)
 
@@ -184,8 +187,6 @@ class Membership:
                     nursery.start_soon(self._exchange_with, peer)
 
     async def _announce(self, *, present: bool) -> None:
-        self.counter += 1
-        self._save_counter(self.counter)  # before anyone hears it: a counter is never said twice
         registration = sign_registration(
             self._signer,
             self.run_id,
@@ -318,16 +319,13 @@ class Membership:
         if (why := doubt(registration, self.run_id, self.rules)) is not None:
             self.desk.accuse(sender, OffenceKind.BAD_SIGNATURE, f"registration of {registration.peer}: {why}")
             return
-        if registration.peer == self.me:
-            self._outbid_myself(registration)
+        if registration.peer == self.me and registration.counter > self.counter:
+            # A record of ours that we do not remember: our state was lost, or restored from a backup. Outbid it.
+            self.counter = registration.counter
+            self.outbid.set()
         elif self.view.register(registration):
             self.desk.transport.know(registration.peer, registration.addresses)
             log.debug("%s %s", registration.peer, "joined" if registration.present else "left")
-
-    def _outbid_myself(self, registration: Registration) -> None:
-        """A record of ours with a higher counter than we remember: our state was lost or restored from a backup."""
-        self.counter = max(self.counter, registration.counter)
-        self._save_counter(self.counter)
 
     def _heard(self, peer: PeerId) -> None:
         self.view.touch(peer, self.round)

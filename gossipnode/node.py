@@ -1,0 +1,348 @@
+"""One node: membership and a protocol over the two seams. The daemon and the simulator build its parts and run this, so
+that what is simulated is what runs.
+
+Reads top down: `Node.run` starts everything, `leave` says goodbye, `status` tells the operator.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
+import trio
+
+from gossipnode.status.report import (
+    HISTORY_ROUNDS,
+    OFFENCES_SHOWN,
+    Committee,
+    Learning,
+    OffenceStatus,
+    PeerStatus,
+    ProgressStatus,
+    RoundStatus,
+    RunState,
+    RunStatus,
+    TrafficStatus,
+    ViewStatus,
+)
+from protocols import limits
+from protocols.blobs import Blobs
+from protocols.desk import Desk
+from protocols.exchange import ModelExchange
+from protocols.head import Parts, theta0
+from protocols.learner import Evaluation, Learner
+from protocols.manifest import Manifest
+from protocols.membership import Membership
+from protocols.messages import Aggregate, AskManifest, ManifestIs
+from protocols.modest import Hooks, Modest
+from protocols.signatures import Signer
+from protocols.transport import Transport
+from sampling.admission import Rules
+from sampling.patience import Patience
+from sampling.peers import PeerId, Role, Round
+from sampling.sampler import Sampler
+from sampling.view import Delta, View
+from verify.standing import Offence, OffenceKind, Standing
+
+if TYPE_CHECKING:
+    from trio import TaskStatus
+
+log = logging.getLogger(__name__)
+
+FAULTS = {  # what the transport reports of a peer, as an offence
+    "oversize-gossip": OffenceKind.OVERSIZE,
+    "oversize-request": OffenceKind.OVERSIZE,
+    "flood": OffenceKind.FLOOD,
+}
+
+
+class State(msgspec.Struct, frozen=True, kw_only=True):
+    """What a node must find again after a crash; the blob that `held` names is in the store."""
+
+    counter: int = 0
+    held: Aggregate | None = None
+    view: Delta = Delta()
+
+
+Save = Callable[[State], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """The run, and this node's place in it."""
+
+    run_id: bytes
+    manifest: Manifest
+    signed: bytes  # what newcomers are given
+    roles: Sequence[Role] = (Role.TRAINER,)
+    bootstrap: Sequence[str] = ()
+    evaluate_every: int = 5
+
+
+class Node:
+    def __init__(
+        self,
+        run: Run,
+        transport: Transport,
+        learner: Learner,
+        blobs: Blobs,
+        signer: Signer,
+        *,
+        state: State,
+        save: Save,
+        rng: random.Random,
+    ) -> None:
+        self.run_info = run
+        self.standing = Standing()
+        self.history: deque[RoundStatus] = deque(maxlen=HISTORY_ROUNDS)
+        self.learning: Learning | None = None
+        self.checkpoint_round: int | None = None
+        self.checkpoint_error: str | None = None
+        self._transport = transport
+        self._save = save
+        self._state = state
+        self._saving = trio.Lock()
+        self._round_began_at: float | None = None
+        self._traffic_before = 0
+        self._parts = self._build(run, transport, learner, blobs, signer, rng)
+        start = state.held or theta0(run.manifest)
+        hooks = Hooks(held=self._checkpoint, learnt=self._learnt, evaluated=self._evaluated)
+        self.protocol = Modest(self._parts, start, hooks, run.evaluate_every)
+        self._nursery: trio.Nursery | None = None
+
+    def _build(
+        self, run: Run, transport: Transport, learner: Learner, blobs: Blobs, signer: Signer, rng: random.Random
+    ) -> Parts:
+        manifest = run.manifest
+        rules = rules_of(manifest)
+        view = View(limits.VIEW_PEERS, first_version=rng.getrandbits(40) << 20)
+        desk = Desk(transport, self.accuse)
+        desk.shunned = self._shunned
+        desk.on(AskManifest, self._on_ask_manifest)
+        timing = manifest.timing
+        membership = Membership(
+            desk,
+            view,
+            rules,
+            signer,
+            run.run_id,
+            roles=run.roles,
+            bootstrap=run.bootstrap,
+            counter=self._state.counter,
+            patience=Patience(timing.ping_floor_s, timing.ping_ceiling_s),
+            rng=rng,
+        )
+        membership.believe(transport.me, self._state.view)
+        sampler = Sampler(view, rules, run.run_id, membership.ping, lambda peer: not self._shunned(peer))
+        exchange = ModelExchange(transport, blobs, manifest.model_bytes, self.accuse)
+        return Parts(desk, membership, sampler, exchange, learner, blobs, manifest, rng)
+
+    # -- life ---------------------------------------------------------------------------------------------------------
+
+    async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Until cancelled; `started` once we have joined."""
+        membership, desk = self._parts.membership, self._parts.desk
+        membership.advance(self.protocol.head.known.round)
+        self._transport.serve(desk.answer, self._parts.blobs)
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            nursery.start_soon(desk.listen, membership.topic)
+            nursery.start_soon(membership.run)
+            if self.run_info.bootstrap:
+                with trio.move_on_after(limits.ACQUAINTED_S):  # to join with the present round, not with ours of old
+                    await membership.acquainted.wait()
+            await self._join()
+            nursery.start_soon(self._stay_joined)
+            nursery.start_soon(self.protocol.run)
+            task_status.started()
+
+    async def _join(self) -> None:
+        membership = self._parts.membership
+        membership.prepare()
+        await self.save()  # before anyone hears it: a counter is never said twice
+        await membership.join()
+
+    async def _stay_joined(self) -> None:
+        membership = self._parts.membership
+        while True:
+            await membership.outbid.wait()
+            membership.outbid = trio.Event()
+            await self._join()
+
+    async def leave(self) -> None:
+        """Say goodbye and save; quick, for the operator waits."""
+        self._parts.membership.prepare()
+        await self.save()
+        await self._parts.membership.leave()
+
+    async def save(self) -> None:
+        """A failed save is told in the status, and training goes on."""
+        membership = self._parts.membership
+        held = self.protocol.head.held or self._state.held
+        view, _ = membership.view.delta(-1, limits.VIEW_PEERS)
+        async with self._saving:
+            try:
+                await self._save(State(counter=membership.counter, held=held, view=view))
+            except OSError as error:
+                self.checkpoint_error = str(error)
+                return log.error("the checkpoint could not be saved: %s", error)
+        self.checkpoint_error = None
+        self.checkpoint_round = held.round if held else None
+
+    # -- what the parts tell us ---------------------------------------------------------------------------------------
+
+    def accuse(self, peer: PeerId, kind: OffenceKind, detail: str) -> None:
+        """A peer's fault: record it, and part from a peer that has too many."""
+        if peer == self._transport.me:
+            return log.error("we would accuse ourselves of %s: %s", kind, detail)
+        offence = Offence(peer, kind, self._parts.membership.round, detail)
+        verdict = self.standing.record(offence)
+        log.warning("offence of %s: %s: %s", peer, kind, offence.detail)
+        if verdict.fresh and self._nursery is not None:
+            log.warning("%s is in quarantine", peer)
+            self._nursery.start_soon(self._transport.drop, peer)
+        return None
+
+    def fault(self, peer: PeerId | None, kind: str) -> None:
+        """The transport's word on a peer (its `on_fault`)."""
+        if peer is not None:
+            self.accuse(peer, FAULTS.get(kind, OffenceKind.MALFORMED_FRAME), kind)
+
+    def _shunned(self, peer: PeerId) -> bool:
+        return self.standing.quarantined(peer, self._parts.membership.round)
+
+    async def _on_ask_manifest(self, sender: PeerId, question: AskManifest) -> ManifestIs:
+        return ManifestIs(self.run_info.signed)
+
+    async def _checkpoint(self, held: Aggregate) -> None:
+        await self.save()
+
+    def _learnt(self, aggregate: Aggregate) -> None:
+        now, wire = trio.current_time(), self._wire()
+        began, self._round_began_at = self._round_began_at, now
+        used, self._traffic_before = wire - self._traffic_before, wire
+        entry = RoundStatus(
+            round=aggregate.round,
+            trainers=[each.trainer for each in aggregate.inputs],
+            aggregators=list(aggregate.aggregators),
+            digest=aggregate.model.hex(),
+            seconds=0.0 if began is None else now - began,
+            bytes=used,
+        )
+        self.history.append(entry)
+        log.info("round %d: %d models merged", entry.round, len(entry.trainers))
+
+    def _evaluated(self, round: Round, found: Evaluation) -> None:
+        self.learning = Learning(
+            loss=found.loss, accuracy=found.accuracy, samples=found.samples, evaluated_round=round
+        )
+        log.info("round %d: accuracy %.4f, loss %.4f", round, found.accuracy, found.loss)
+        for index, entry in enumerate(self.history):
+            if entry.round == round:
+                self.history[index] = msgspec.structs.replace(entry, accuracy=found.accuracy)
+
+    def _wire(self) -> int:
+        traffic = self._transport.traffic()
+        return traffic.wire_sent + traffic.wire_received
+
+    # -- the operator's view ------------------------------------------------------------------------------------------
+
+    def run_status(self) -> RunStatus:
+        run = self.run_info
+        return RunStatus(
+            run_id=run.run_id.hex(),
+            name=run.manifest.name,
+            protocol=run.manifest.protocol,
+            task=run.manifest.task,
+            rounds=run.manifest.rounds,
+            manifest=msgspec.to_builtins(run.manifest),
+        )
+
+    def progress(self) -> ProgressStatus:
+        head = self.protocol.head
+        last = self.history[-1] if self.history else None
+        return ProgressStatus(
+            round=head.known.round,
+            state=self._run_state(),
+            head=head.held.model.hex() if head.held else None,
+            committee=Committee(trainers=last.trainers, aggregators=last.aggregators) if last else Committee(),
+            last_round_s=last.seconds if last else None,
+            learning=self.learning,
+        )
+
+    def _run_state(self) -> RunState:
+        protocol, head = self.protocol, self.protocol.head
+        if head.finished:
+            return "finished" if head.held == head.known else "idle"
+        if protocol.stalled:
+            return "stalled"
+        if protocol.trainer.training:
+            return "training"
+        if protocol.aggregator is not None and protocol.aggregator.busy:
+            return "aggregating"
+        return "idle" if head.known.round else "waiting"
+
+    def peers(self) -> list[PeerStatus]:
+        view, round = self._parts.membership.view, self._parts.membership.round
+        linked = self._transport.peers()
+        candidates = set(self._parts.sampler.candidates(Round(round + 1)))
+        found = []
+        for peer in view.present():
+            registration = view.registration(peer)
+            if registration is None or peer == self._transport.me:
+                continue
+            found.append(
+                PeerStatus(
+                    peer=peer,
+                    linked=peer in linked,
+                    last_active_round=view.last_active(peer),
+                    roles=[str(role) for role in registration.roles],
+                    eligible=peer in candidates,
+                    standing=self.standing.repute(peer, round).value,
+                    addresses=list(registration.addresses),
+                )
+            )
+        return found
+
+    def view_status(self) -> ViewStatus:
+        membership = self._parts.membership
+        candidates = self._parts.sampler.candidates(Round(membership.round + 1))
+        return ViewStatus(members=len(membership.view.present()), candidates=len(candidates))
+
+    def traffic(self) -> TrafficStatus:
+        traffic = self._transport.traffic()
+        return TrafficStatus(
+            wire_sent=traffic.wire_sent,
+            wire_received=traffic.wire_received,
+            blob_sent=traffic.blob_sent,
+            blob_received=traffic.blob_received,
+            gossip_dropped=traffic.gossip_dropped,
+        )
+
+    def offences(self) -> list[OffenceStatus]:
+        newest = self.standing.offences()[-OFFENCES_SHOWN:]
+        return [OffenceStatus(peer=each.peer, kind=each.kind, round=each.round, detail=each.detail) for each in newest]
+
+    def warnings(self) -> list[str]:
+        found = []
+        if self.protocol.stalled:
+            found.append("no round has finished for several deadlines: too few peers answer")
+        if self.protocol.trainer.failure:
+            found.append(f"the task fails: {self.protocol.trainer.failure}")
+        if self.checkpoint_error:
+            found.append(f"checkpoints cannot be saved: {self.checkpoint_error}")
+        return found
+
+
+def rules_of(manifest: Manifest) -> Rules:
+    admission = manifest.admission
+    return Rules(
+        allow=frozenset(admission.allow) if admission.mode == "allow" else None,
+        delay_rounds=admission.delay_rounds,
+        activity_window=manifest.modest.activity_window,
+    )
