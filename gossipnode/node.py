@@ -11,7 +11,6 @@ import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import msgspec
 import trio
@@ -48,9 +47,6 @@ from sampling.peers import PeerId, Role, Round
 from sampling.sampler import Sampler
 from sampling.view import Delta, View
 from verify.standing import Offence, OffenceKind, Standing
-
-if TYPE_CHECKING:
-    from trio import TaskStatus
 
 log = logging.getLogger(__name__)
 
@@ -103,6 +99,7 @@ class Node:
         self.learning: Learning | None = None
         self.checkpoint_round: int | None = None
         self.checkpoint_error: str | None = None
+        self.joined = trio.Event()
         self._transport = transport
         self._save = save
         self._state = state
@@ -144,8 +141,8 @@ class Node:
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
-    async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Until cancelled; `started` once we have joined."""
+    async def run(self) -> None:
+        """Until cancelled."""
         membership, desk = self._parts.membership, self._parts.desk
         membership.advance(self.protocol.head.known.round)
         self._transport.serve(desk.answer, self._parts.blobs)
@@ -159,7 +156,7 @@ class Node:
             await self._join()
             nursery.start_soon(self._stay_joined)
             nursery.start_soon(self.protocol.run)
-            task_status.started()
+            self.joined.set()
 
     async def _join(self) -> None:
         membership = self._parts.membership
