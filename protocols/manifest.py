@@ -100,7 +100,7 @@ class Manifest(Section, frozen=True, kw_only=True):
         str, Meta(pattern="^([0-9a-f]{64})?$", description="BLAKE2b-256 of the task's source, unless it is built in")
     ] = ""
     author: Annotated[PeerId, Meta(description="peer id whose key signs this and every amendment")]
-    seed: Annotated[int, Meta(ge=0, lt=2**63, description="of theta0 and of every batch order")] = 0
+    seed: Annotated[int, Meta(ge=0, le=2**62, description="of theta0 and of every batch order")] = 0
     theta0: Annotated[str, Meta(pattern="^[0-9a-f]{64}$", description="BLAKE2b-256 of the initial model's blob")]
     model_bytes: Annotated[int, Meta(ge=1, le=limits.BLOB_BYTES, description="size of every model blob of this run")]
     encoding: Annotated[

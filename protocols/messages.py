@@ -19,7 +19,7 @@ WIRE_VERSION = 1
 
 RoundNumber = Annotated[Round, Meta(ge=0, le=limits.ROUND)]
 Bytes32 = Annotated[Digest, Meta(min_length=DIGEST_BYTES, max_length=DIGEST_BYTES)]
-Version = Annotated[int, Meta(ge=0, lt=2**63)]
+Version = Annotated[int, Meta(ge=0, le=2**62)]
 Peers = Annotated[tuple[PeerId, ...], Meta(max_length=limits.COMMITTEE)]
 
 
