@@ -61,15 +61,17 @@ def read_secret(path: Path, what: str) -> bytes:
     """A small file that only its owner may read. Raises OperatorError, FileNotFoundError included."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # opening a pipe must not wait for its writer
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise OperatorError(f"the {what} {path} is not a regular file")
+            if stat.S_IMODE(status.st_mode) & 0o077:
+                raise OperatorError(f"the {what} {path} is open to others; run: chmod 600 {path}")
+            return os.read(descriptor, SECRET_BYTES)
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise OperatorError(f"cannot read the {what} {path}: {reason(error)}") from error
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise OperatorError(f"the {what} {path} is not a regular file")
-        if stat.S_IMODE(status.st_mode) & 0o077:
-            raise OperatorError(f"the {what} {path} can be read by others; run: chmod 600 {path}")
-        return file.read(SECRET_BYTES)
 
 
 def _write_temporary(path: Path, parts: tuple[bytes | memoryview, ...], mode: int) -> Path:

@@ -1,8 +1,8 @@
 """The node's state across restarts: any msgspec struct, written whole each round, the two latest copies kept.
 
-A copy is a numbered file: magic and format version, number, BLAKE2b-256 of number and payload, payload (msgpack, fields
-by name, so that a newer version may add fields with defaults). A copy that is torn, edited or of another format is named
-in one log line, set aside as `.bad`, and the one before it is used: a crash within a write costs at most that write.
+A copy is a numbered file: magic and format version, number, BLAKE2b-256 of number and payload, payload (msgpack,
+fields by name, so that a newer version may add fields with defaults). A copy that is torn, edited or of another format
+is named in one log line, set aside as `.bad`, and the one before it used: a crash within a write costs that write only.
 """
 
 from __future__ import annotations
