@@ -108,7 +108,7 @@ class Node:
         self._traffic_before = 0
         self._parts = self._build(run, transport, learner, blobs, signer, rng)
         start = state.held or theta0(run.manifest)
-        hooks = Hooks(held=self._checkpoint, learnt=self._learnt, evaluated=self._evaluated)
+        hooks = Hooks(began=self._began, held=self._checkpoint, learnt=self._learnt, evaluated=self._evaluated)
         self.protocol = Modest(self._parts, start, hooks, run.evaluate_every)
         self._nursery: trio.Nursery | None = None
 
@@ -145,7 +145,6 @@ class Node:
         """Until cancelled."""
         membership, desk = self._parts.membership, self._parts.desk
         membership.advance(self.protocol.head.known.round)
-        self._transport.serve(desk.answer, self._parts.blobs)
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             nursery.start_soon(desk.listen, membership.topic)
@@ -157,6 +156,10 @@ class Node:
             nursery.start_soon(self._stay_joined)
             nursery.start_soon(self.protocol.run)
             self.joined.set()
+
+    async def answer(self, sender: PeerId, frame: bytes) -> bytes:
+        """What peers ask; the transport is to serve it from the start."""
+        return await self._parts.desk.answer(sender, frame)
 
     async def _join(self) -> None:
         membership = self._parts.membership
@@ -215,6 +218,9 @@ class Node:
 
     async def _on_ask_manifest(self, sender: PeerId, question: AskManifest) -> ManifestIs:
         return ManifestIs(self.run_info.signed)
+
+    def _began(self) -> None:
+        self._round_began_at, self._traffic_before = trio.current_time(), self._wire()
 
     async def _checkpoint(self, held: Aggregate) -> None:
         await self.save()

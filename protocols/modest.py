@@ -46,6 +46,7 @@ STALL = 3  # learned round deadlines without news before a node asks around and 
 class Hooks:
     """What the node wants to hear of."""
 
+    began: Callable[[], None]  # enough peers are here, the first round (or the one after a resume) begins
     held: Callable[[Aggregate], Awaitable[None]]  # newer bytes are in the store: save a checkpoint
     learnt: Callable[[Aggregate], None]  # a newer aggregate is believed
     evaluated: Callable[[Round, Evaluation], None]
@@ -166,6 +167,7 @@ class Modest:
     async def _watch(self) -> None:
         await self._enough_peers()
         await self.head.catch_up()
+        self._hooks.began()
         stalls = 0
         while not self.head.finished:
             await self._take_up(min(stalls, ATTEMPTS))

@@ -1,0 +1,138 @@
+"""The report of a run: the same keys whether real processes or a simulated swarm took part, and whatever the protocol.
+
+`minimum_per_round` is what the rounds themselves cannot do without: each trainer's model to each aggregator, and the
+aggregate to each trainer of the next round, where sender and receiver are different nodes. Everything else (handshakes,
+views, gossip, framing, encryption, what nodes outside the committee fetch) is overhead and shows in `ratio`.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+import msgspec
+
+from gossipnode.status.report import OffenceStatus, RoundStatus, Status
+
+
+class Accuracy(msgspec.Struct, frozen=True, kw_only=True):
+    """Of the final model, on each node's held-out data."""
+
+    mean: float
+    min: float
+    max: float
+    per_node: dict[str, float]
+    central: float | None = None  # the same task trained in one place on all the data, if that was asked for
+
+
+class Bytes(msgspec.Struct, frozen=True, kw_only=True):
+    wire_total: int  # sent by all nodes, start-up included
+    model_payload: int  # of them, model bytes
+    per_round: float  # wire bytes of an average round after the first
+    minimum_per_round: float
+    ratio: float  # per_round / minimum_per_round
+
+
+class Digests(msgspec.Struct, frozen=True, kw_only=True):
+    """Of the models that the nodes hold at the end."""
+
+    agreeing: int  # nodes that hold the most common one
+    distinct: int
+
+
+class CommitteeOf(msgspec.Struct, frozen=True, kw_only=True):
+    round: int
+    trainers: list[str]  # whose models were merged
+    aggregators: list[str]
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    protocol: str
+    task: str
+    nodes: int
+    rounds: int
+    seconds: float  # from the first round's start to the last one's end
+    seconds_per_round: float  # median
+    accuracy: Accuracy
+    bytes: Bytes
+    digests: Digests
+    committees: list[CommitteeOf]
+    offences: list[OffenceStatus]
+
+
+def report_of(statuses: Mapping[str, Status], seconds: float, central: float | None = None) -> Report:
+    """`statuses` by node name, taken when the run was over. Raises ValueError if no node knows of a run."""
+    runs = [status.run for status in statuses.values() if status.run is not None]
+    if not runs:
+        raise ValueError("no node has joined a run")
+    rounds = _rounds(statuses.values())
+    durations = [each.seconds for status in statuses.values() for each in status.history if each.seconds > 0]
+    return Report(
+        protocol=runs[0].protocol,
+        task=runs[0].task,
+        nodes=len(statuses),
+        rounds=max(rounds, default=0),
+        seconds=seconds,
+        seconds_per_round=statistics.median(durations) if durations else seconds,
+        accuracy=_accuracy(statuses, central),
+        bytes=_bytes(list(statuses.values()), rounds, runs[0].manifest["model_bytes"]),
+        digests=_digests([status.progress.head for status in statuses.values()]),
+        committees=[_committee(each) for each in rounds.values()],
+        offences=[offence for status in statuses.values() for offence in status.offences],
+    )
+
+
+def encode(report: Report) -> bytes:
+    """Indented JSON."""
+    return msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
+
+
+def _rounds(statuses: Iterable[Status]) -> dict[int, RoundStatus]:
+    found = {each.round: each for status in statuses for each in status.history}
+    return dict(sorted(found.items()))
+
+
+def _accuracy(statuses: Mapping[str, Status], central: float | None) -> Accuracy:
+    learned = {name: status.progress.learning for name, status in statuses.items()}
+    per_node = {name: each.accuracy for name, each in learned.items() if each and each.accuracy is not None}
+    values = list(per_node.values()) or [math.nan]
+    return Accuracy(
+        mean=statistics.fmean(values), min=min(values), max=max(values), per_node=per_node, central=central
+    )
+
+
+def _bytes(statuses: Sequence[Status], rounds: Mapping[int, RoundStatus], model_bytes: int) -> Bytes:
+    later = [each.bytes for status in statuses for each in status.history if each.round > 1]
+    per_round = sum(later) / 2 / max(1, len(rounds) - 1)  # each byte was sent by one node and received by another
+    minimum = statistics.fmean(_transfers(rounds)) * model_bytes if len(rounds) > 1 else 0.0
+    return Bytes(
+        wire_total=sum(status.traffic.wire_sent for status in statuses),
+        model_payload=sum(status.traffic.blob_sent for status in statuses),
+        per_round=per_round,
+        minimum_per_round=minimum,
+        ratio=per_round / minimum if minimum else math.nan,
+    )
+
+
+def _transfers(rounds: Mapping[int, RoundStatus]) -> list[int]:
+    """Models that rounds 2, 3, ... had to move: the last aggregate to their trainers, their models to the aggregators."""
+    moved = []
+    for number, each in rounds.items():
+        if before := rounds.get(number - 1):
+            fetched = sum(trainer not in before.aggregators for trainer in each.trainers)
+            handed_in = sum(
+                trainer != aggregator for trainer in each.trainers for aggregator in each.aggregators
+            )
+            moved.append(fetched + handed_in)
+    return moved or [0]
+
+
+def _digests(heads: Sequence[str | None]) -> Digests:
+    counts = Counter(head for head in heads if head is not None)
+    return Digests(agreeing=max(counts.values(), default=0), distinct=len(counts))
+
+
+def _committee(each: RoundStatus) -> CommitteeOf:
+    return CommitteeOf(round=each.round, trainers=each.trainers, aggregators=each.aggregators)

@@ -1,0 +1,306 @@
+"""A testnet on this machine: real processes, real libp2p over loopback, no server. Shows a live table, writes a report.
+
+Each node is `gossipnode start` in a home of its own; the first makes the manifest, the others are given its address and
+find each other through it. Exit code 0: every node finished every round and all hold the same model.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import click
+import httpx
+import msgspec
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from gossipnode.report import Report, encode, report_of
+from gossipnode.status.report import Status, decode
+
+POLL_S = 0.5
+START_S = 120.0  # for a node to answer at all: eight import torch on two cores
+STOP_S = 10.0  # a node promises to stop within 5
+
+
+@dataclass(slots=True)
+class Peer:
+    """One node: its process, its home, and the last status it gave."""
+
+    name: str
+    home: Path
+    process: subprocess.Popen[bytes]
+    status: Status | None = None
+    url: str | None = field(default=None)
+
+    def addresses(self) -> dict[str, object] | None:
+        try:
+            return dict(json.loads((self.home / "addresses.json").read_text()))
+        except (OSError, ValueError):
+            return None
+
+    def poll(self, client: httpx.Client) -> None:
+        found = self.addresses()
+        if found and found.get("http"):
+            self.url = str(found["http"])
+        if self.url:
+            with contextlib.suppress(httpx.HTTPError, msgspec.MsgspecError):
+                self.status = decode(client.get(f"{self.url}/status").content)
+
+    @property
+    def done(self) -> bool:
+        status = self.status
+        if status is None or status.run is None or status.progress.state != "finished":
+            return False
+        learning = status.progress.learning
+        return learning is not None and learning.evaluated_round == status.progress.round
+
+    def last_words(self) -> str:
+        lines = (self.home / "log.txt").read_text(errors="replace").splitlines()
+        return lines[-1] if lines else "it said nothing"
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    nodes: int
+    rounds: int
+    protocol: str
+    task: str
+    seed: int
+    trainers: int
+    aggregators: int
+    partition: str
+    encoding: str
+    set: tuple[str, ...]
+
+
+class Failed(Exception):
+    """The testnet did not do what it should. One line."""
+
+
+def start(root: Path, index: int, options: Options, peers: str | None) -> Peer:
+    home = root / f"node-{index}"
+    home.mkdir()
+    command = [sys.executable, "-m", "gossipnode", "start", "--home", str(home)]
+    command += ["--listen", "/ip4/127.0.0.1/tcp/0", "--http", "127.0.0.1:0", "--threads", "1"]
+    command += ["--shard", f"{index}/{options.nodes}", "--partition", options.partition]
+    command += ["--peers", peers] if peers else _run_options(options)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with (home / "log.txt").open("wb") as log:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
+        )
+    return Peer(f"node-{index}", home, process)
+
+
+def _run_options(options: Options) -> list[str]:
+    settings = [
+        f"seed={options.seed}",
+        f"start_peers={options.nodes}",
+        f"encoding={options.encoding}",
+        f"modest.trainers={options.trainers}",
+        f"modest.aggregators={options.aggregators}",
+        *options.set,
+    ]
+    command = ["--task", options.task, "--protocol", options.protocol, "--rounds", str(options.rounds)]
+    return command + [word for setting in settings for word in ("--set", setting)]
+
+
+def first_address(peer: Peer) -> str:
+    """Where the others find the first node."""
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline:
+        if (found := peer.addresses()) and found.get("libp2p"):
+            addresses = found["libp2p"]
+            assert isinstance(addresses, list)
+            return str(addresses[0])
+        check_alive([peer])
+        time.sleep(POLL_S / 5)
+    raise Failed(f"{peer.name} has not started after {START_S:.0f} s; see {peer.home / 'log.txt'}")
+
+
+def check_alive(peers: list[Peer]) -> None:
+    for peer in peers:
+        if (code := peer.process.poll()) is not None:
+            raise Failed(f"{peer.name} ended with exit code {code}: {peer.last_words()}")
+
+
+def watch(peers: list[Peer], options: Options, timeout_s: float, console: Console) -> None:
+    """Until every node has finished and evaluated the last model."""
+    began = time.monotonic()
+    with httpx.Client(timeout=5.0) as client, Live(console=console, refresh_per_second=4) as live:
+        while True:
+            for peer in peers:
+                peer.poll(client)
+            elapsed_s = time.monotonic() - began
+            live.update(table(peers, options, elapsed_s))
+            if all(peer.done for peer in peers):
+                return
+            check_alive(peers)
+            if elapsed_s > timeout_s:
+                raise Failed(f"not finished after {timeout_s:.0f} s; the homes with their logs: --keep DIR")
+            time.sleep(POLL_S)
+
+
+def table(peers: list[Peer], options: Options, elapsed_s: float) -> Table:
+    title = f"{options.protocol} · {options.task} · {options.nodes} nodes · {elapsed_s:.0f} s"
+    view = Table(title=title, title_justify="left")
+    for heading in ("node", "peer", "state", "round", "model", "accuracy", "sent MB", "links"):
+        view.add_column(heading, justify="right" if heading in ("round", "accuracy", "sent MB", "links") else "left")
+    for peer in peers:
+        view.add_row(*row(peer, options.rounds))
+    return view
+
+
+def row(peer: Peer, rounds: int) -> list[str]:
+    status = peer.status
+    if status is None:
+        return [peer.name, "", "starting", "", "", "", "", ""]
+    learning = status.progress.learning
+    accuracy = f"{learning.accuracy:.4f}" if learning and learning.accuracy is not None else ""
+    return [
+        peer.name,
+        f"…{status.node.peer[-6:]}",
+        status.progress.state,
+        f"{status.progress.round}/{rounds}",
+        (status.progress.head or "")[:10],
+        accuracy,
+        f"{status.traffic.wire_sent / 1e6:.1f}",
+        str(sum(each.linked for each in status.peers)),
+    ]
+
+
+def stop(peers: list[Peer]) -> list[str]:
+    """Ctrl-C to each; whoever does not stop in time is killed and named."""
+    for peer in peers:
+        if peer.process.poll() is None:
+            peer.process.send_signal(signal.SIGINT)
+    deadline = time.monotonic() + STOP_S
+    late = []
+    for peer in peers:
+        try:
+            peer.process.wait(max(0.1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            late.append(peer.name)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(peer.process.pid, signal.SIGKILL)
+            peer.process.wait()
+    return late
+
+
+def duration_s(peers: list[Peer]) -> float:
+    """Of all rounds, as the node that saw the most of them measured it."""
+    return max((sum(each.seconds for each in peer.status.history) for peer in peers if peer.status), default=0.0)
+
+
+def summary(report: Report, console: Console) -> None:
+    accuracy, data, digests = report.accuracy, report.bytes, report.digests
+    console.print(f"rounds            {report.rounds} in {report.seconds:.1f} s, {report.seconds_per_round:.2f} s each (median)")
+    console.print(f"accuracy          mean {accuracy.mean:.4f}, min {accuracy.min:.4f}, max {accuracy.max:.4f}")
+    if accuracy.central is not None:
+        console.print(f"central training  {accuracy.central:.4f} on the same data in one place")
+    ratio = f", {data.ratio:.2f} of the minimum" if math.isfinite(data.ratio) else ""
+    console.print(f"traffic           {data.wire_total / 1e6:.1f} MB; {data.per_round / 1e6:.3f} MB a round{ratio}")
+    console.print(f"models            {digests.agreeing} of {report.nodes} nodes hold the same, {digests.distinct} distinct")
+    console.print(f"offences          {len(report.offences)}")
+
+
+@contextlib.contextmanager
+def homes(keep: Path | None) -> Iterator[Path]:
+    if keep is not None:
+        keep.mkdir(parents=True, exist_ok=False)
+        yield keep
+        return
+    root = Path(tempfile.mkdtemp(prefix="testnet-"))
+    try:
+        yield root
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def central_accuracy(options: Options) -> float:
+    from gossipnode.learn.central import train_central
+
+    return train_central(options.task, seed=options.seed)
+
+
+def run(options: Options, keep: Path | None, timeout_s: float, central: bool, console: Console) -> Report:
+    peers: list[Peer] = []
+    with homes(keep) as root:
+        try:
+            peers.append(start(root, 0, options, None))
+            address = first_address(peers[0])
+            console.print(f"first node at {address}")
+            peers += [start(root, index, options, address) for index in range(1, options.nodes)]
+            watch(peers, options, timeout_s, console)
+        finally:
+            late = stop(peers)
+        if late:
+            raise Failed(f"{', '.join(late)} did not stop within {STOP_S:.0f} s of Ctrl-C")
+        statuses = {peer.name: peer.status for peer in peers if peer.status is not None}
+        return report_of(statuses, duration_s(peers), central_accuracy(options) if central else None)
+
+
+@click.command(context_settings={"show_default": True})
+@click.option("--nodes", default=8, type=click.IntRange(1, 64), help="processes to start")
+@click.option("--rounds", default=30, type=click.IntRange(1), help="rounds to train")
+@click.option("--protocol", default="modest", type=click.Choice(["modest"]), help="how they train together")
+@click.option("--task", default="mnist", help="what they learn")
+@click.option("--seed", default=1, type=click.IntRange(0), help="of the initial model and the batch orders")
+@click.option("--trainers", default=4, type=click.IntRange(1), help="trainers of a round")
+@click.option("--aggregators", default=1, type=click.IntRange(1), help="aggregators of a round")
+@click.option("--partition", default="iid", help="iid, dirichlet:ALPHA or labels")
+@click.option("--encoding", default="float32", type=click.Choice(["float32", "bfloat16", "int8"]), help="of models")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="any other key of the manifest")
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="where to write the report")
+@click.option("--keep", type=click.Path(path_type=Path), help="keep the homes and logs in this new folder")
+@click.option("--timeout", "timeout_s", default=1200.0, help="seconds after which it has failed")
+@click.option("--central/--no-central", default=True, help="train centrally on the same data for comparison")
+def main(
+    nodes: int,
+    rounds: int,
+    protocol: str,
+    task: str,
+    seed: int,
+    trainers: int,
+    aggregators: int,
+    partition: str,
+    encoding: str,
+    settings: tuple[str, ...],
+    json_path: Path | None,
+    keep: Path | None,
+    timeout_s: float,
+    central: bool,
+) -> None:
+    """Run a swarm of real nodes on this machine and report on it."""
+    console = Console()
+    sampled = min(trainers, nodes)
+    options = Options(
+        nodes, rounds, protocol, task, seed, sampled, min(aggregators, sampled), partition, encoding, settings
+    )
+    try:
+        report = run(options, keep, timeout_s, central, console)
+    except Failed as failure:
+        raise click.ClickException(str(failure)) from failure
+    summary(report, console)
+    if json_path is not None:
+        json_path.write_bytes(encode(report))
+        console.print(f"report            {json_path}")
+    if report.digests.distinct != 1 or report.digests.agreeing != nodes:
+        raise click.ClickException("the nodes do not hold the same model")
+
+
+if __name__ == "__main__":
+    main()
