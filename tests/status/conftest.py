@@ -1,0 +1,64 @@
+"""Reports for the tests of their readers: one with something in every field, one that knows nothing yet."""
+
+from __future__ import annotations
+
+import pytest
+
+from gossipnode.status.report import (
+    Committee,
+    Learning,
+    LoopLag,
+    NodeStatus,
+    OffenceStatus,
+    PeerStatus,
+    ProgressStatus,
+    RoundStatus,
+    RunStatus,
+    Status,
+    StoreStatus,
+    TrafficStatus,
+    ViewStatus,
+)
+
+ME, ALICE, MALLORY = (f"12D3KooW{name:x>44}" for name in ("me", "alice", "mallory"))
+
+
+def a_round(number: int) -> RoundStatus:
+    return RoundStatus(
+        round=number, trainers=[ME, ALICE], aggregators=[ALICE], digest="cd" * 32, seconds=0.9, accuracy=number / 100
+    )
+
+
+@pytest.fixture
+def full_report() -> Status:
+    return Status(
+        node=NodeStatus(peer=ME, version="0.1.0", roles=["trainer"], joined=True, uptime_s=61.5, loop_lag=LoopLag()),
+        run=RunStatus(
+            run_id="ab" * 32, name="demo", protocol="modest", task="mnist", rounds=0, manifest={"name": "demo"}
+        ),
+        progress=ProgressStatus(
+            round=31,
+            state="training",
+            head="cd" * 32,
+            committee=Committee(trainers=[ME], aggregators=[ALICE]),
+            last_round_s=0.9,
+            learning=Learning(loss=0.25, accuracy=0.9634, samples=100, evaluated_round=30),
+        ),
+        peers=[
+            PeerStatus(peer=ALICE, linked=True, last_active_round=30, roles=["trainer"], eligible=True, rtt_ms=1.25),
+            PeerStatus(peer=MALLORY, linked=False, last_active_round=3, standing="quarantined"),
+        ],
+        view=ViewStatus(members=3, candidates=2),
+        traffic=TrafficStatus(wire_sent=1_500_000, wire_received=2_500_000, gossip_dropped=1),
+        store=StoreStatus(bytes=1000, blobs=2, max_bytes=10_000, checkpoint_round=30),
+        offences=[OffenceStatus(peer=MALLORY, kind="flood", round=3, detail="[bold]<script>alert(1)</script>")],
+        offence_counts={"flood": 7},
+        history=[a_round(number) for number in range(1, 31)],
+        warnings=["one peer floods"],
+    )
+
+
+@pytest.fixture
+def newborn_report() -> Status:
+    """A node that has only just started: nothing is known yet."""
+    return Status(node=NodeStatus(peer=ME))
