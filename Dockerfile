@@ -1,4 +1,6 @@
-# A node in a container: docker build -t gossipnode . && docker run -v gossipnode:/data -p 4001:4001 gossipnode start ...
+# A node in a container; what follows the image's name is options of `gossipnode start`:
+#   docker build -t gossipnode . && docker run --name node -v gossipnode:/data -p 4001:4001 gossipnode --peers ADDRESS
+#   docker exec node gossipnode status --home /data
 FROM python:3.12-slim-bookworm AS build
 RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev libgmp-dev && rm -rf /var/lib/apt/lists/*
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
@@ -21,7 +23,7 @@ RUN apt-get update && apt-get install -y --no-install-recommends libgmp10 && rm 
     && useradd --uid 10001 --no-create-home --home-dir /data gossipnode \
     && install -d -o gossipnode -g gossipnode -m 0700 /data
 COPY --from=build /opt/gossipnode /opt/gossipnode
-ENV PATH=/opt/gossipnode/bin:$PATH GOSSIPNODE_HOME=/data PYTHONUNBUFFERED=1
+ENV PATH=/opt/gossipnode/bin:$PATH PYTHONUNBUFFERED=1
 USER gossipnode
 WORKDIR /data
 # The identity, the store and the journals; lose the volume and the node comes back as a stranger.
@@ -29,5 +31,4 @@ VOLUME /data
 EXPOSE 4001
 HEALTHCHECK --interval=30s --timeout=5s --start-period=60s \
     CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8080/healthz', timeout=3)"]
-ENTRYPOINT ["gossipnode"]
-CMD ["start"]
+ENTRYPOINT ["gossipnode", "start", "--home", "/data", "--listen", "/ip4/0.0.0.0/tcp/4001", "--http", "127.0.0.1:8080"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import json
 import os
 import re
 import subprocess
@@ -144,6 +145,14 @@ def test_dockerfile_copies_what_exists() -> None:
     assert [source for source in sources if not (ROOT / source).exists()] == []
     sent = {line.strip("!/") for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     assert sent == set(sources)
+
+
+def test_dockerfile_starts_and_probes_the_same_node() -> None:
+    text = (ROOT / "Dockerfile").read_text()
+    entry = json.loads(re.findall(r"^ENTRYPOINT (.+)$", text, re.MULTILINE)[0])
+    assert "http://" + entry[entry.index("--http") + 1] + "/healthz" in text
+    usage = output_of(sys.executable, "-c", "from gossipnode.cli import main; main()", "start", "--help")
+    assert [word for word in entry if word.startswith("--") and word not in usage] == []
 
 
 def make_targets() -> set[str]:
