@@ -1,0 +1,92 @@
+"""What a simulated network is like: how far, how wide, how unreliable; and what a message costs beside its own bytes.
+
+Every option is a figure or a pure function of the peers' names, so that one seed and one set of conditions give one
+trace. The defaults are a fast and faultless wide-area network.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from protocols.limits import KIB
+from sampling.peers import PeerId
+
+Delay = float | Mapping[tuple[PeerId, PeerId], float] | Callable[[PeerId, PeerId], float]
+Bandwidth = float | Mapping[PeerId, float] | Callable[[PeerId], float]
+
+# What one message adds to its payload, from the layers' own formats. Noise seals each write: 2 B of length, 16 B of
+# tag. Yamux puts 12 B before every frame and answers data with window updates of its own. TCP and IP are not counted:
+# neither does the real transport, which counts at the socket.
+NOISE_BYTES: Final = 18
+YAMUX_BYTES: Final = 12 + NOISE_BYTES
+# A question opens a stream: SYN, two multistream-select lines (/multistream/1.0.0 and the protocol, about 55 B), our
+# own length prefix, FIN; the answer echoes the negotiation. About three sealed yamux frames each way.
+REQUEST_OVERHEAD_BYTES: Final = 55 + 3 * YAMUX_BYTES // 2
+ANSWER_OVERHEAD_BYTES: Final = REQUEST_OVERHEAD_BYTES
+# A gossip copy carries a 64 B signature, the 38 B origin twice (from, key), an 8 B number, the topic, py-libp2p's
+# signed peer record (about 200 B, on every RPC) and one yamux frame.
+GOSSIP_OVERHEAD_BYTES: Final = 350
+# Bulk data is cut into noise packets of at most 64 KiB and yamux frames; about one of each per chunk.
+CHUNK_OVERHEAD_BYTES: Final = 2 * YAMUX_BYTES
+# Noise XX (three messages with static keys and signed payloads), the negotiations of security and muxer, identify.
+HANDSHAKE_BYTES: Final = 1500
+FAREWELL_BYTES: Final = 40  # yamux GO_AWAY, or the reset of one stream
+
+DEFAULT_DELAY_S: Final = 0.05  # of pairs that a delay table does not name
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """The weather. Chances are per message and 0..1; a lost request or answer is felt as silence until the time-out."""
+
+    delay: Delay = DEFAULT_DELAY_S  # one way, seconds; a table may name a pair in either order
+    jitter: float = 0.1  # each packet's delay is stretched by a factor drawn from 1 .. 1 + jitter
+    bandwidth: Bandwidth = math.inf  # bytes/s of a node's uplink, and as much again of its downlink
+    request_loss: float = 0.0  # of a question, and again of its answer
+    request_duplication: float = 0.0  # the peer answers twice; the asker hears the first answer
+    request_reordering: float = 0.0  # a question or answer is held back by up to `reorder_s`
+    gossip_loss: float = 0.0  # a subscriber never hears a message, though it passes it on
+    gossip_duplication: float = 0.0  # a subscriber hears a message twice
+    gossip_reordering: float = 0.0  # a copy is held back by up to `reorder_s`
+    reorder_s: float = 1.0
+    gossip_degree: int = 8  # copies of a message that a node sends on, as the mesh degree D of GossipSub
+    gossip_heartbeat_s: float = 1.0  # what the mesh missed is announced (IHAVE) and asked for within this time
+    detection_s: float = 15.0  # silence after which a link is given up
+    heartbeat_s: float = 5.0  # between two probes of a link: detection takes up to this much longer
+    dial_timeout_s: float = 10.0
+    stall_s: float = 30.0  # a bulk stream without a byte for this long is broken
+    chunk_bytes: int = 64 * KIB  # bulk data shares a link with frames in turns of this size
+    window_bytes: int = 1024 * KIB  # bulk data sent but not yet read by the receiver
+
+    def one_way_s(self, source: PeerId, target: PeerId) -> float:
+        """The delay of the way itself, without jitter."""
+        if isinstance(self.delay, (int, float)):
+            return self.delay
+        if isinstance(self.delay, Mapping):
+            back = self.delay.get((target, source), DEFAULT_DELAY_S)
+            return self.delay.get((source, target), back)
+        return self.delay(source, target)
+
+    def bytes_per_s(self, peer: PeerId) -> float:
+        if isinstance(self.bandwidth, (int, float)):
+            return self.bandwidth
+        if isinstance(self.bandwidth, Mapping):
+            return self.bandwidth.get(peer, math.inf)
+        return self.bandwidth(peer)
+
+
+def scattered(seed: int, *, near_s: float = 0.005, far_s: float = 0.15) -> Callable[[PeerId, PeerId], float]:
+    """Peers strewn over a square, delay growing with distance: the triangle inequality holds, as it mostly does."""
+    places: dict[PeerId, complex] = {}
+
+    def place(peer: PeerId) -> complex:
+        if peer not in places:
+            rng = random.Random(f"{seed}/place/{peer}")
+            places[peer] = complex(rng.random(), rng.random())
+        return places[peer]
+
+    return lambda a, b: near_s + (far_s - near_s) * abs(place(a) - place(b)) / math.sqrt(2)
