@@ -35,8 +35,5 @@ class Patience:
 
     @property
     def deadline_s(self) -> float:
-        if self.mean_s is None:
-            learned_s = self._first_s
-        else:
-            learned_s = max(self.floor_s, self.mean_s + K * self._deviation_s)
+        learned_s = self._first_s if self.mean_s is None else max(self.floor_s, self.mean_s + K * self._deviation_s)
         return min(self.ceiling_s, learned_s * self._backoff)

@@ -1,4 +1,4 @@
-"""The hash order of a round: SHA-256 of (salt, round, peer), so that everyone with the same view draws the same committee.
+"""The hash order of a round: SHA-256 of (salt, round, peer), so that equal views draw equal committees.
 
 MoDeST (arXiv 2302.13837) section 3.2, with SHA-256 in place of MD5 and the run id as salt: two runs draw differently.
 """

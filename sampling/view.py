@@ -1,9 +1,9 @@
 """What a node knows of the swarm: one signed registration a peer, and the last round in which the peer was active.
 
-MoDeST's registry and activity tables (arXiv 2302.13837, section 3.3) as one CRDT: registrations are last-writer-wins by a
-counter that the peer keeps for life, activity is a maximum. Merging is commutative, associative and idempotent, so any two
-views that have heard the same entries are equal. Deltas carry what changed since a version that the receiver is known to
-hold. Signatures are checked at the door (`protocols.membership`), not here.
+MoDeST's registry and activity tables (arXiv 2302.13837, section 3.3) as one CRDT: registrations are last-writer-wins by
+a counter that the peer keeps for life, activity is a maximum. Merging is commutative, associative and idempotent, so any
+two views that have heard the same entries are equal. Deltas carry what changed since a version that the receiver is known
+to hold. Signatures are checked at the door (`protocols.membership`), not here.
 """
 
 from __future__ import annotations
@@ -75,8 +75,9 @@ class View:
             return False
         self.version += 1
         self._registrations[new.peer] = new
-        self._registered_at[new.peer] = self.version
-        self.touch(new.peer, new.round)
+        self._active[new.peer] = max(new.round, self._active.get(new.peer, new.round))
+        # Both at once: told before the registration, activity would be ignored, and never be told again.
+        self._registered_at[new.peer] = self._active_at[new.peer] = self.version
         return True
 
     def touch(self, peer: PeerId, round: Round) -> bool:
@@ -121,4 +122,3 @@ class View:
 
 def _after(versions: dict[PeerId, int], since: int) -> list[tuple[int, PeerId]]:
     return sorted((at, peer) for peer, at in versions.items() if at > since)
-

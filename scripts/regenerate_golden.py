@@ -1,0 +1,113 @@
+"""Writes tests/golden/ranking.json and wire.json anew. Run it when a format is changed on purpose, never to make a test
+pass: peers of the old and the new version will not understand each other, so WIRE_VERSION changes with it.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from protocols import wire
+from protocols.messages import (
+    Ack,
+    Aggregate,
+    Aggregated,
+    AnyMessage,
+    AskHead,
+    AskManifest,
+    Computed,
+    Exchange,
+    Exchanged,
+    HeadIs,
+    Hello,
+    Input,
+    Late,
+    ManifestIs,
+    Ping,
+    Pong,
+    Proposal,
+    Refused,
+    Registered,
+    Settled,
+    TrainedModel,
+    Welcome,
+)
+from sampling.peers import PeerId, Role, Round
+from sampling.ranking import rank, ticket
+from sampling.view import Delta, Registration
+from verify.digest import Digest, digest_of
+
+GOLDEN = Path(__file__).parent.parent / "tests" / "golden"
+
+PEERS = [PeerId(f"12D3KooW{letter * 44}") for letter in "ABC"]
+MODELS = [digest_of(bytes([number])) for number in range(4)]
+RUN = digest_of(b"run")
+REGISTRATION = Registration(
+    PEERS[0],
+    300,
+    True,
+    (Role.TRAINER, Role.AUDITOR),
+    Round(70_000),
+    ("/ip4/127.0.0.1/tcp/4001/p2p/" + PEERS[0], "/ip6/::1/tcp/4001/p2p/" + PEERS[0]),
+    bytes(range(64)),
+)
+DELTA = Delta((REGISTRATION,), ((PEERS[0], Round(70_001)), (PEERS[1], Round(3))))
+INPUTS = (Input(PEERS[0], MODELS[0], 120), Input(PEERS[1], MODELS[1], 1))
+AGGREGATE = Aggregate(Round(9), MODELS[2], MODELS[3], INPUTS, (PEERS[2],))
+THETA0 = Aggregate(Round(0), MODELS[0], Digest(b""), (), ())
+
+MESSAGES: dict[str, AnyMessage] = {
+    "hello": Hello(RUN, Round(9)),
+    "hello of a newcomer": Hello(Digest(b""), Round(0)),
+    "welcome": Welcome(RUN, Round(9)),
+    "refused": Refused("no"),
+    "ask manifest": AskManifest(),
+    "manifest is": ManifestIs(b"signed"),
+    "exchange": Exchange(Round(9), DELTA, 2**62),
+    "exchanged": Exchanged(Round(9), Delta(), 0),
+    "ping": Ping(Round(9)),
+    "pong": Pong(Round(2**40)),
+    "registered": Registered(REGISTRATION),
+    "trained model": TrainedModel(Round(9), MODELS[0], MODELS[1], 120, DELTA),
+    "ack": Ack(),
+    "late": Late(AGGREGATE),
+    "proposal": Proposal(Round(9), MODELS[3], INPUTS, (PEERS[2], PEERS[0])),
+    "computed": Computed(MODELS[2]),
+    "aggregated": Aggregated(AGGREGATE, 0, DELTA),
+    "aggregated again": Aggregated(THETA0, 64, Delta()),
+    "settled": Settled(AGGREGATE),
+    "ask head": AskHead(),
+    "head is": HeadIs(THETA0),
+}
+
+
+def wire_vectors() -> dict[str, str]:
+    return {name: wire.encode(message).hex() for name, message in MESSAGES.items()}
+
+
+def ranking_vectors() -> list[dict[str, Any]]:
+    names = [PeerId(f"12D3KooW{index:044}") for index in range(8)]
+    return [
+        _ranking("one peer", names[:1], Round(1), RUN),
+        _ranking("round 0", names, Round(0), RUN),
+        _ranking("round 1", names, Round(1), RUN),
+        _ranking("round 2^40", names, Round(2**40), RUN),
+        _ranking("another run", names, Round(1), digest_of(b"another run")),
+        _ranking("no salt, names beyond ASCII", [PeerId("ä"), PeerId("b"), PeerId("ß")], Round(7), b""),
+    ]
+
+
+def _ranking(name: str, peers: list[PeerId], round: Round, salt: bytes) -> dict[str, Any]:
+    order = rank(peers, round, salt)
+    tickets = [ticket(peer, round, salt).hex() for peer in order]
+    return {"name": name, "peers": peers, "round": round, "salt": salt.hex(), "order": order, "tickets": tickets}
+
+
+def main() -> None:
+    for name, vectors in (("ranking", ranking_vectors()), ("wire", wire_vectors())):
+        (GOLDEN / f"{name}.json").write_text(json.dumps(vectors, indent=1, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    main()
