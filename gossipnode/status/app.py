@@ -65,7 +65,7 @@ def trimmed(status: Status, history: str | None) -> Status:
     rounds = int(history)
     if not 0 <= rounds <= HISTORY_ROUNDS:
         raise ValueError(history)
-    return msgspec.structs.replace(status, history=status.history[len(status.history) - rounds :] if rounds else [])
+    return msgspec.structs.replace(status, history=status.history[-rounds:] if rounds else [])
 
 
 class Pages:

@@ -54,7 +54,9 @@ async def test_status_of_a_node_that_knows_nothing_yet(newborn_report: Status) -
         assert json.loads((await client.get("/status")).content)["run"] is None
 
 
-@pytest.mark.parametrize(("wanted", "rounds"), [("0", []), ("2", [29, 30]), ("1000", list(range(1, 31)))])
+@pytest.mark.parametrize(
+    ("wanted", "rounds"), [("0", []), ("2", [29, 30]), ("40", list(range(1, 31))), ("1000", list(range(1, 31)))]
+)
 async def test_history_can_be_cut(full_report: Status, wanted: str, rounds: list[int]) -> None:
     async with served(lambda: full_report) as client:
         status = decode((await client.get("/status", params={"history": wanted})).content)
