@@ -1,7 +1,7 @@
 """One node: membership and a protocol over the two seams. The daemon and the simulator build its parts and run this, so
 that what is simulated is what runs.
 
-Reads top down: `Node.run` starts everything, `leave` says goodbye, `status` tells the operator.
+`Node.run` starts everything, `leave` says goodbye; `gossipnode.snapshot` shows it to the operator.
 """
 
 from __future__ import annotations
@@ -15,20 +15,7 @@ from dataclasses import dataclass
 import msgspec
 import trio
 
-from gossipnode.status.report import (
-    HISTORY_ROUNDS,
-    OFFENCES_SHOWN,
-    Committee,
-    Learning,
-    OffenceStatus,
-    PeerStatus,
-    ProgressStatus,
-    RoundStatus,
-    RunState,
-    RunStatus,
-    TrafficStatus,
-    ViewStatus,
-)
+from gossipnode.status.report import HISTORY_ROUNDS, Learning, RoundStatus
 from protocols import limits
 from protocols.blobs import Blobs
 from protocols.desk import Desk
@@ -106,10 +93,10 @@ class Node:
         self._saving = trio.Lock()
         self._round_began_at: float | None = None
         self._traffic_before = 0
-        self._parts = self._build(run, transport, learner, blobs, signer, rng)
+        self.parts = self._build(run, transport, learner, blobs, signer, rng)
         start = state.held or theta0(run.manifest)
         hooks = Hooks(began=self._began, held=self._checkpoint, learnt=self._learnt, evaluated=self._evaluated)
-        self.protocol = Modest(self._parts, start, hooks, run.evaluate_every)
+        self.protocol = Modest(self.parts, start, hooks, run.evaluate_every)
         self._nursery: trio.Nursery | None = None
 
     def _build(
@@ -143,7 +130,7 @@ class Node:
 
     async def run(self) -> None:
         """Until cancelled."""
-        membership, desk = self._parts.membership, self._parts.desk
+        membership, desk = self.parts.membership, self.parts.desk
         membership.advance(self.protocol.head.known.round)
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
@@ -159,16 +146,16 @@ class Node:
 
     async def answer(self, sender: PeerId, frame: bytes) -> bytes:
         """What peers ask; the transport is to serve it from the start."""
-        return await self._parts.desk.answer(sender, frame)
+        return await self.parts.desk.answer(sender, frame)
 
     async def _join(self) -> None:
-        membership = self._parts.membership
+        membership = self.parts.membership
         membership.prepare()
         await self.save()  # before anyone hears it: a counter is never said twice
         await membership.join()
 
     async def _stay_joined(self) -> None:
-        membership = self._parts.membership
+        membership = self.parts.membership
         while True:
             await membership.outbid.wait()
             membership.outbid = trio.Event()
@@ -176,13 +163,13 @@ class Node:
 
     async def leave(self) -> None:
         """Say goodbye and save; quick, for the operator waits."""
-        self._parts.membership.prepare()
+        self.parts.membership.prepare()
         await self.save()
-        await self._parts.membership.leave()
+        await self.parts.membership.leave()
 
     async def save(self) -> None:
         """A failed save is told in the status, and training goes on."""
-        membership = self._parts.membership
+        membership = self.parts.membership
         held = self.protocol.head.held or self._state.held
         view, _ = membership.view.delta(-1, limits.VIEW_PEERS)
         async with self._saving:
@@ -200,7 +187,7 @@ class Node:
         """A peer's fault: record it, and part from a peer that has too many."""
         if peer == self._transport.me:
             return log.error("we would accuse ourselves of %s: %s", kind, detail)
-        offence = Offence(peer, kind, self._parts.membership.round, detail)
+        offence = Offence(peer, kind, self.parts.membership.round, detail)
         verdict = self.standing.record(offence)
         log.warning("offence of %s: %s: %s", peer, kind, offence.detail)
         if verdict.fresh and self._nursery is not None:
@@ -214,7 +201,7 @@ class Node:
             self.accuse(peer, FAULTS.get(kind, OffenceKind.MALFORMED_FRAME), kind)
 
     def _shunned(self, peer: PeerId) -> bool:
-        return self.standing.quarantined(peer, self._parts.membership.round)
+        return self.standing.quarantined(peer, self.parts.membership.round)
 
     async def _on_ask_manifest(self, sender: PeerId, question: AskManifest) -> ManifestIs:
         return ManifestIs(self.run_info.signed)
@@ -252,94 +239,6 @@ class Node:
     def _wire(self) -> int:
         traffic = self._transport.traffic()
         return traffic.wire_sent + traffic.wire_received
-
-    # -- the operator's view ------------------------------------------------------------------------------------------
-
-    def run_status(self) -> RunStatus:
-        run = self.run_info
-        return RunStatus(
-            run_id=run.run_id.hex(),
-            name=run.manifest.name,
-            protocol=run.manifest.protocol,
-            task=run.manifest.task,
-            rounds=run.manifest.rounds,
-            manifest=msgspec.to_builtins(run.manifest),
-        )
-
-    def progress(self) -> ProgressStatus:
-        head = self.protocol.head
-        last = self.history[-1] if self.history else None
-        return ProgressStatus(
-            round=head.known.round,
-            state=self._run_state(),
-            head=head.held.model.hex() if head.held else None,
-            committee=Committee(trainers=last.trainers, aggregators=last.aggregators) if last else Committee(),
-            last_round_s=last.seconds if last else None,
-            learning=self.learning,
-        )
-
-    def _run_state(self) -> RunState:
-        protocol, head = self.protocol, self.protocol.head
-        if head.finished:
-            return "finished" if head.held == head.known else "idle"
-        if protocol.stalled:
-            return "stalled"
-        if protocol.trainer.training:
-            return "training"
-        if protocol.aggregator is not None and protocol.aggregator.busy:
-            return "aggregating"
-        return "idle" if head.known.round else "waiting"
-
-    def peers(self) -> list[PeerStatus]:
-        view, round = self._parts.membership.view, self._parts.membership.round
-        linked = self._transport.peers()
-        candidates = set(self._parts.sampler.candidates(Round(round + 1)))
-        found = []
-        for peer in view.present():
-            registration = view.registration(peer)
-            if registration is None or peer == self._transport.me:
-                continue
-            found.append(
-                PeerStatus(
-                    peer=peer,
-                    linked=peer in linked,
-                    last_active_round=view.last_active(peer),
-                    roles=[str(role) for role in registration.roles],
-                    eligible=peer in candidates,
-                    standing=self.standing.repute(peer, round).value,
-                    addresses=list(registration.addresses),
-                )
-            )
-        return found
-
-    def view_status(self) -> ViewStatus:
-        membership = self._parts.membership
-        candidates = self._parts.sampler.candidates(Round(membership.round + 1))
-        return ViewStatus(members=len(membership.view.present()), candidates=len(candidates))
-
-    def traffic(self) -> TrafficStatus:
-        traffic = self._transport.traffic()
-        return TrafficStatus(
-            wire_sent=traffic.wire_sent,
-            wire_received=traffic.wire_received,
-            blob_sent=traffic.blob_sent,
-            blob_received=traffic.blob_received,
-            gossip_dropped=traffic.gossip_dropped,
-        )
-
-    def offences(self) -> list[OffenceStatus]:
-        newest = self.standing.offences()[-OFFENCES_SHOWN:]
-        return [OffenceStatus(peer=each.peer, kind=each.kind, round=each.round, detail=each.detail) for each in newest]
-
-    def warnings(self) -> list[str]:
-        found = []
-        if self.protocol.stalled:
-            found.append("no round has finished for several deadlines: too few peers answer")
-        if self.protocol.trainer.failure:
-            found.append(f"the task fails: {self.protocol.trainer.failure}")
-        if self.checkpoint_error:
-            found.append(f"checkpoints cannot be saved: {self.checkpoint_error}")
-        return found
 
 
 def rules_of(manifest: Manifest) -> Rules:
