@@ -120,6 +120,22 @@ async def test_something_else_answers(answer: bytes) -> None:
         nursery.cancel_scope.cancel()
 
 
+async def test_a_redirect_is_not_followed_so_that_the_token_stays_here() -> None:
+    heard = []
+
+    async def speak(stream: trio.SocketStream) -> None:
+        async with stream:
+            heard.append(await stream.receive_some())
+            await stream.send_all(b"HTTP/1.1 302 Found\r\nLocation: /elsewhere\r\nContent-Length: 0\r\n\r\n")
+
+    async with trio.open_nursery() as nursery:
+        (listener,) = await nursery.start(partial(trio.serve_tcp, speak, 0, host="127.0.0.1"))
+        with pytest.raises(OperatorError, match="answered HTTP 302"):
+            await fetched(f"http://127.0.0.1:{listener.socket.getsockname()[1]}", "secret")
+        nursery.cancel_scope.cancel()
+    assert len(heard) == 1
+
+
 def addresses(home: Path, **keys: object) -> Path:
     (home / "addresses.json").write_bytes(msgspec.json.encode(keys))
     return home

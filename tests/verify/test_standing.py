@@ -80,6 +80,14 @@ def test_mild_faults_now_and_then_are_tolerated_for_ever() -> None:
         assert not judge.record(Offence(ALICE, OffenceKind.BROKEN_PROMISE, round)).quarantined
 
 
+def test_new_faults_do_not_stop_old_ones_from_being_forgiven() -> None:
+    judge = Standing()
+    rounds = range(0, standing.QUARANTINE_STRIKES * 4, standing.FORGIVE_ROUNDS - 1)
+    for round in rounds:
+        judge.record(Offence(ALICE, OffenceKind.BROKEN_PROMISE, round))
+    assert judge.strikes(ALICE, rounds[-1]) < len(rounds) / 2
+
+
 def test_mild_faults_every_round_are_not() -> None:
     judge = Standing()
     assert any(judge.record(Offence(ALICE, OffenceKind.BROKEN_PROMISE, r)).quarantined for r in range(30))
