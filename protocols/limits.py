@@ -11,14 +11,14 @@ KIB: Final = 1024
 MIB: Final = 1024 * KIB
 
 # -- the wire -----------------------------------------------------------------------------------------------------
-FRAME_BYTES: Final = 256 * KIB  # one request, answer or gossip; a full view of 500 peers fits, and GossipSub carries < 1 MiB
+FRAME_BYTES: Final = 256 * KIB  # one request or answer; the news of 500 honest peers fits
 GOSSIP_BYTES: Final = 64 * KIB  # one pubsub message: the mesh multiplies it by about its degree
-NESTING_DEPTH: Final = 16  # msgpack nesting in a frame; our deepest message needs 6
 CHUNK_BYTES: Final = MIB  # one read or write of a bulk stream: 1 MiB writes were the fastest measured over yamux
 
 # -- one peer -----------------------------------------------------------------------------------------------------
+PEER_CHARS: Final = 64  # a peer id as text; those of Ed25519 keys have 52
 LINKS: Final = 256  # open connections; each costs about 1 MB and a dozen tasks
-INBOUND_REQUESTS_PER_PEER: Final = 16  # being answered at once; honest peers have at most a ping, an offer and a question open
+INBOUND_REQUESTS_PER_PEER: Final = 16  # being answered at once; honest peers ask two or three
 INBOUND_REQUESTS: Final = 256  # being answered at once, all peers together
 INBOUND_FETCHES_PER_PEER: Final = 4  # bulk streams served to one peer at once
 INBOUND_FETCHES: Final = 64  # bulk streams served at once, all peers together

@@ -1,7 +1,8 @@
 """The wire vocabulary: every message a peer can say, as a frozen typed struct. One docstring each: who says it, when.
 
 Structs travel as msgpack arrays headed by their integer tag (`protocols.wire`); field order and tags are the format, so
-they are only ever appended to. Model bytes never ride in a message: a digest names them, `protocols.exchange` fetches them.
+they are only ever appended to. Model bytes never ride in a message: a digest names them, `protocols.exchange` fetches
+them.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ WIRE_VERSION = 1
 RoundNumber = Annotated[Round, Meta(ge=0, le=limits.ROUND)]
 Bytes32 = Annotated[Digest, Meta(min_length=DIGEST_BYTES, max_length=DIGEST_BYTES)]
 Version = Annotated[int, Meta(ge=0, le=2**62)]
-Peers = Annotated[tuple[PeerId, ...], Meta(max_length=limits.COMMITTEE)]
+Run = Annotated[bytes, Meta(max_length=DIGEST_BYTES)]
+Peer = Annotated[PeerId, Meta(max_length=limits.PEER_CHARS)]
+Peers = Annotated[tuple[Peer, ...], Meta(max_length=limits.COMMITTEE)]
 
 
 class Message(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -33,14 +36,14 @@ class Message(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
 class Hello(Message, frozen=True, tag=1):
     """First word on a new link, both ways: which run I am in, and how far. Answered by Welcome or Refused."""
 
-    run: bytes  # 32 bytes, or empty from a newcomer that has no manifest yet
+    run: Run  # 32 bytes, or empty from a newcomer that has no manifest yet
     round: RoundNumber
 
 
 class Welcome(Message, frozen=True, tag=2):
     """Answer to Hello: same run."""
 
-    run: bytes
+    run: Run
     round: RoundNumber
 
 
@@ -101,7 +104,7 @@ class Registered(Message, frozen=True, tag=10):
 class Input(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """One trainer's model among those that make an aggregate."""
 
-    trainer: PeerId
+    trainer: Peer
     model: Bytes32
     samples: Annotated[int, Meta(ge=1, le=limits.SAMPLES)]
 
@@ -114,7 +117,7 @@ class Aggregate(Struct, frozen=True, array_like=True, forbid_unknown_fields=True
 
     round: RoundNumber
     model: Bytes32
-    parent: bytes  # 32 bytes; empty for theta0
+    parent: Annotated[bytes, Meta(max_length=DIGEST_BYTES)]  # empty for theta0
     inputs: Inputs
     aggregators: Peers
 

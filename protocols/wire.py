@@ -1,6 +1,6 @@
-"""Bytes to message and back. No byte string makes `decode` raise anything but MalformedFrame, or build more than the
-frame itself could hold: length is checked first, msgpack's own maxima are all set, nesting is bounded before unpacking
-recurses, and the loose result is then converted strictly into one typed message.
+"""Bytes to message and back. No byte string makes `decode` raise anything but MalformedFrame, or take more than a few
+megabytes: length is checked first, msgpack's own maxima are all set, it does not recurse (1024 open arrays are its
+most), and the loose result is then converted strictly into one typed message.
 
 A frame is a version byte, then one msgpack array [tag, field, ...].
 """
@@ -16,6 +16,7 @@ from protocols import limits
 from protocols.messages import WIRE_VERSION, AnyMessage
 
 _VERSION_BYTE = bytes([WIRE_VERSION])
+_NATIVE = (bytes,)  # else text would do for bytes, as base64
 _encoder = msgspec.msgpack.Encoder()
 
 
@@ -53,7 +54,7 @@ def _unpack(body: bytes) -> Any:  # noqa: ANN401  # what msgpack holds is untype
             strict_map_key=True,
             max_str_len=limits.FRAME_BYTES,
             max_bin_len=limits.FRAME_BYTES,
-            max_array_len=limits.VIEW_PEERS,
+            max_array_len=limits.REGISTRATIONS_PER_FRAME,  # our longest; msgpack reserves what each array claims
             max_map_len=0,  # the vocabulary has no maps
             max_ext_len=0,
         )
@@ -63,6 +64,6 @@ def _unpack(body: bytes) -> Any:  # noqa: ANN401  # what msgpack holds is untype
 
 def _typed(loose: object) -> AnyMessage:
     try:
-        return cast(AnyMessage, msgspec.convert(loose, AnyMessage, strict=True))
+        return cast("AnyMessage", msgspec.convert(loose, AnyMessage, strict=True, builtin_types=_NATIVE))
     except (msgspec.ValidationError, RecursionError) as error:
         raise MalformedFrame(str(error)[: limits.DETAIL_CHARS]) from None

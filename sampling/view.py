@@ -1,9 +1,9 @@
 """What a node knows of the swarm: one signed registration a peer, and the last round in which the peer was active.
 
 MoDeST's registry and activity tables (arXiv 2302.13837, section 3.3) as one CRDT: registrations are last-writer-wins by
-a counter that the peer keeps for life, activity is a maximum. Merging is commutative, associative and idempotent, so any
-two views that have heard the same entries are equal. Deltas carry what changed since a version that the receiver is known
-to hold. Signatures are checked at the door (`protocols.membership`), not here.
+a counter that the peer keeps for life, activity is a maximum. Merging is commutative, associative and idempotent, so
+any two views that have heard the same entries are equal. Deltas carry what changed since a version that the receiver is
+known to hold. Signatures are checked at the door (`protocols.membership`), not here.
 """
 
 from __future__ import annotations
