@@ -1,13 +1,15 @@
 """Who this node is: one Ed25519 key in a PKCS#8 PEM file that only its owner may read.
 
 The key is the peer id, so losing the file loses the node's place in the swarm, and two nodes with one file are one
-equivocating peer. It is created once, whole, and never overwritten.
+equivocating peer. It is created once, whole, and never overwritten. The key of a private network is read under the same
+rules, from libp2p's own file format.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -27,7 +29,8 @@ if TYPE_CHECKING:
 
     from sampling.peers import PeerId
 
-_REMEDY = "restore it from a copy, or remove it to become a new peer"
+_SWARM_KEY: Final = re.compile(rb"\s*/key/swarm/psk/1\.0\.0/\s+/base16/\s+([0-9a-fA-F]{64})\s*")
+_REMEDY: Final = "restore it from a copy, or remove it to become a new peer"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -73,3 +76,13 @@ def create_identity(path: Path) -> Identity:
     except OSError as error:
         raise OperatorError(f"cannot create the identity {path}: {reason(error)}") from error
     return Identity.of(key)
+
+
+def load_swarm_key(path: Path) -> bytes:
+    """The 32 bytes that every node of a private network shares. Raises OperatorError."""
+    match = _SWARM_KEY.fullmatch(read_secret(path, "swarm key"))
+    if match is None:
+        raise OperatorError(
+            f"the swarm key {path} must have three lines: /key/swarm/psk/1.0.0/, /base16/ and 64 hex digits"
+        )
+    return bytes.fromhex(match[1].decode("ascii"))

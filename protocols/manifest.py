@@ -45,7 +45,7 @@ class Training(Section, frozen=True, kw_only=True):
     """Local work of one trainer in one round: SGD with momentum."""
 
     lr: Annotated[float, Meta(gt=0.0, le=100.0, description="learning rate")] = 0.05
-    momentum: Annotated[float, Meta(ge=0.0, lt=1.0, description="of SGD; starts at zero in every round")] = 0.9
+    momentum: Annotated[float, Meta(ge=0.0, lt=1.0, description="momentum of SGD; starts at zero in every round")] = 0.9
     weight_decay: Annotated[float, Meta(ge=0.0, le=1.0, description="L2 penalty")] = 0.0
     batch: Annotated[int, Meta(ge=1, le=65_536, description="examples a step")] = 20
     epochs: Annotated[int, Meta(ge=0, le=1000, description="passes over the shard a round; 0: use `steps`")] = 1
@@ -71,10 +71,10 @@ class Modest(Section, frozen=True, kw_only=True):
 class Timing(Section, frozen=True, kw_only=True):
     """Bounds of the deadlines that nodes learn from measured round trips."""
 
-    ping_floor_s: Annotated[Seconds, Meta(description="a ping is never given up earlier")] = 0.25
-    ping_ceiling_s: Annotated[Seconds, Meta(description="nor waited for any longer")] = 5.0
-    round_floor_s: Annotated[Seconds, Meta(description="a round is never taken for stalled earlier")] = 1.0
-    round_ceiling_s: Annotated[Seconds, Meta(description="nor waited for any longer")] = 300.0
+    ping_floor_s: Annotated[Seconds, Meta(description="no ping is given up earlier")] = 0.25
+    ping_ceiling_s: Annotated[Seconds, Meta(description="no ping is waited for any longer")] = 5.0
+    round_floor_s: Annotated[Seconds, Meta(description="no round is taken for stalled earlier")] = 1.0
+    round_ceiling_s: Annotated[Seconds, Meta(description="no round is waited for any longer")] = 300.0
 
 
 class Admission(Section, frozen=True, kw_only=True):
@@ -90,8 +90,8 @@ class Admission(Section, frozen=True, kw_only=True):
 class Manifest(Section, frozen=True, kw_only=True):
     """The defaults are those of `gossipnode start` without options."""
 
-    version: Annotated[Literal[1], Meta(description="of this format")] = 1
-    name: Annotated[str, Meta(min_length=1, max_length=64, description="of the run, for people")]
+    version: Annotated[Literal[1], Meta(description="version of this format")] = 1
+    name: Annotated[str, Meta(min_length=1, max_length=64, description="name of the run, for people")]
     protocol: Annotated[Literal["modest"], Meta(description="how peers train together")]
     task: Annotated[
         str, Meta(min_length=1, max_length=200, description="name of a built-in task, or package.module:attribute")
@@ -100,11 +100,11 @@ class Manifest(Section, frozen=True, kw_only=True):
         str, Meta(pattern="^([0-9a-f]{64})?$", description="BLAKE2b-256 of the task's source, unless it is built in")
     ] = ""
     author: Annotated[PeerId, Meta(description="peer id whose key signs this and every amendment")]
-    seed: Annotated[int, Meta(ge=0, le=2**62, description="of theta0 and of every batch order")] = 0
+    seed: Annotated[int, Meta(ge=0, le=2**62, description="seed of theta0 and of every batch order")] = 0
     theta0: Annotated[str, Meta(pattern="^[0-9a-f]{64}$", description="BLAKE2b-256 of the initial model's blob")]
     model_bytes: Annotated[int, Meta(ge=1, le=limits.BLOB_BYTES, description="size of every model blob of this run")]
     encoding: Annotated[
-        Literal["float32", "bfloat16", "int8"], Meta(description="of model values in blobs")
+        Literal["float32", "bfloat16", "int8"], Meta(description="of model values: float32, bfloat16 or int8")
     ] = "float32"
     rounds: Annotated[Rounds, Meta(description="the run ends after this many; 0: never")] = 0
     start_peers: Annotated[
