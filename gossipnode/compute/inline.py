@@ -43,6 +43,7 @@ class InlineSwarm:
         torch.set_num_threads(1)
         torch.use_deterministic_algorithms(True)
         self.engine = Engine(config)
+        self.theta0 = self.engine.initial()
         self._evaluations: OrderedDict[Digest, tuple[Batch, dict[str, float]]] = OrderedDict()
 
     def learner(self, shard: Shard, blobs: Blobs, cost: Cost = Cost()) -> InlineLearner:
@@ -67,7 +68,7 @@ class InlineLearner:
         self._swarm, self._engine, self._data, self._blobs, self._cost = swarm, swarm.engine, data, blobs, cost
 
     async def initial(self) -> Digest:
-        return await self._blobs.put(self._engine.initial)
+        return await self._blobs.put(self._swarm.theta0)
 
     async def train(self, parent: Digest, round: Round, *, seed: int) -> Trained:
         update = self._engine.train(await self._blob(parent), self._data, seed=seed)

@@ -10,7 +10,6 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 
@@ -23,7 +22,6 @@ from gossipnode.learn.names import last_line
 from gossipnode.learn.shard import Shard
 from gossipnode.learn.task import Batch, Data, TaskError, load_task
 from protocols.learner import LearnerError
-
 
 REMEDY = "a lower training.lr may help"
 
@@ -64,9 +62,8 @@ class Engine:
                 raise TaskError(f"task {self.config.task!r}: data() names rows beyond its pool of {len(data.pool[0])}")
         return Data(self._moved(data.pool), data.rows.to(self.device), self._moved(data.test))
 
-    @cached_property
     def initial(self) -> bytes:
-        """theta0: a model fresh from the seed, so that it does not matter what was trained before."""
+        """theta0, of a model fresh from the seed, so that it does not matter what was trained before."""
         return self._encoded(self._build().read(), "model")
 
     def train(self, parent: Buffer, data: Data, *, seed: int, stop: Callable[[], bool] = never) -> Update:
@@ -97,6 +94,10 @@ class Engine:
         if missing := {"loss", "accuracy"} - metrics.keys():
             raise LearnerError(f"task {self.config.task!r}: metrics() must report {' and '.join(sorted(missing))}")
         return metrics
+
+    def exported(self, blob: Buffer) -> bytes:
+        """The model as float32 safetensors, whatever this run's encoding. Raises Unfit."""
+        return encode(decode(blob, self.template), Template(self.flat.layout, "float32"))
 
     def _build(self) -> Flat:
         with self._blame("model"):

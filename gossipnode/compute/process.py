@@ -1,0 +1,312 @@
+"""The learner of the daemon: calls to a worker process, which is started, watched, interrupted and killed here.
+
+* A call that is cancelled interrupts the worker between two batches; if it does not stop within `grace_s` it is killed.
+* A worker that dies fails the calls it was doing with one line, and the next call starts another.
+* What the worker writes to stderr (the task's own output too) goes to the log, line by line.
+Invariant: each model that the worker stored is adopted by the daemon's store before the call returns, so that the
+store's bound counts it. The daemon imports neither torch nor numpy for this.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+import trio
+
+from gossipnode.compute import calls
+from gossipnode.compute.calls import Ask, Call, Failed, Interrupt, Reply
+from gossipnode.compute.config import LearnerConfig
+from gossipnode.learn.names import TaskError
+from protocols.blobs import StoreFull
+from protocols.learner import Evaluation, LearnerError, Trained
+from sampling.peers import Round
+from verify.digest import Digest, short
+
+_log = logging.getLogger(__name__)
+
+Adopt = Callable[[Digest], None]  # FileBlobs.adopt: count a file that the worker wrote. Raises KeyError, StoreFull
+A = TypeVar("A", bound=calls.Answer)
+
+GRACE_S = 2.0  # between an interrupt and the kill: longer than a batch of any model that fits such a machine
+DRAIN_S = 0.5  # for a dead worker's last words, if a process that it started still holds its pipes
+READ_BYTES = 65_536
+LINE_BYTES = 4096  # of stderr; what is longer is logged in pieces
+
+
+@dataclass(frozen=True, slots=True)
+class TaskInfo:
+    """What a new manifest must say of a task, and how much data this node has."""
+
+    parameters: int
+    model_bytes: int
+    samples: int
+    theta0: Digest  # in the store
+    source: str  # BLAKE2b-256 of the task's module in hex, "" if built in
+
+
+@dataclass(slots=True)
+class _Pending:
+    """A call under way; `outcome` is there once `done` is set."""
+
+    done: trio.Event = field(default_factory=trio.Event)
+    outcome: Reply | Exception | None = None
+
+
+class _Child:
+    """One worker process from its start to its end."""
+
+    def __init__(self, process: trio.Process, adopt: Adopt) -> None:
+        self.process = process
+        self.ended = trio.Event()
+        self._adopt = adopt
+        self._numbers = count()
+        self._pending: dict[int, _Pending] = {}
+        self._last_words = ""
+        self._verdict = ""  # why we killed it, if we did
+
+    async def attend(self) -> None:
+        """Until it has ended; if cancelled, that is at once."""
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._hear_replies)
+                nursery.start_soon(self._hear_words)
+                await self.process.wait()
+                nursery.cancel_scope.deadline = trio.current_time() + DRAIN_S
+        finally:
+            self.process.kill()
+            with trio.CancelScope(shield=True):
+                await self.process.wait()
+            self._fail_all()
+
+    async def call(self, ask: Ask, grace_s: float) -> Reply:
+        """Raises what the worker answered with, LearnerError if it died, or Cancelled once it has stopped."""
+        number = next(self._numbers)
+        pending = self._pending[number] = _Pending()
+        try:
+            await self._send(Call(number, ask))
+            await pending.done.wait()
+        except trio.Cancelled:
+            await self._interrupt(number, pending, grace_s)
+            raise
+        finally:
+            self._pending.pop(number, None)
+        if isinstance(pending.outcome, Exception):
+            raise pending.outcome
+        assert pending.outcome is not None
+        return pending.outcome
+
+    async def close(self) -> None:
+        """Without its pipe it ends by itself; `attend` sees to the rest."""
+        assert self.process.stdin is not None
+        await self.process.stdin.aclose()
+        with trio.move_on_after(DRAIN_S):
+            await self.ended.wait()
+
+    async def kill(self) -> None:
+        self.process.kill()
+        with trio.CancelScope(shield=True):
+            await self.ended.wait()
+
+    async def _send(self, call: Call) -> None:
+        assert self.process.stdin is not None
+        with trio.CancelScope(shield=True), contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            await self.process.stdin.send_all(calls.framed(call))  # a broken pipe: `attend` is about to fail the call
+        if self.ended.is_set():
+            raise LearnerError(self._epitaph())
+
+    async def _interrupt(self, number: int, pending: _Pending, grace_s: float) -> None:
+        with trio.CancelScope(shield=True):
+            with contextlib.suppress(LearnerError):  # it died meanwhile
+                await self._send(Call(number, Interrupt()))
+            with trio.move_on_after(grace_s):
+                await pending.done.wait()
+                return
+            self._verdict = f"was killed because it did not stop within {grace_s:g} s"
+            _log.warning("the worker %s", self._verdict)
+            await self.kill()
+
+    async def _hear_replies(self) -> None:
+        assert self.process.stdout is not None
+        decoder = msgspec.msgpack.Decoder(Reply)
+        buffer = bytearray()
+        async for data in self.process.stdout:
+            buffer += data
+            while (end := calls.PREFIX_BYTES + int.from_bytes(buffer[: calls.PREFIX_BYTES], "little")) <= len(buffer):
+                self._heard(decoder.decode(buffer[calls.PREFIX_BYTES : end]))
+                del buffer[:end]
+
+    def _heard(self, reply: Reply) -> None:
+        outcome: Reply | Exception = reply
+        if isinstance(reply.answer, Failed):
+            outcome = calls.FAILURES[reply.answer.kind](reply.answer.line)
+        elif reply.stored:
+            outcome = self._adopted(reply)
+        if pending := self._pending.get(reply.number):
+            pending.outcome = outcome
+            pending.done.set()
+
+    def _adopted(self, reply: Reply) -> Reply | Exception:
+        try:
+            self._adopt(Digest(reply.stored))
+        except StoreFull as error:
+            return error
+        except KeyError:
+            return LearnerError(
+                f"model {short(reply.stored)} was evicted before it could be used: the store is too small"
+            )
+        return reply
+
+    async def _hear_words(self) -> None:
+        assert self.process.stderr is not None
+        buffer = b""
+        async for data in self.process.stderr:
+            *lines, buffer = (buffer + data).split(b"\n")
+            if len(buffer) > LINE_BYTES:
+                lines, buffer = [*lines, buffer], b""
+            for line in lines:
+                self._word(line)
+        self._word(buffer)
+
+    def _word(self, line: bytes) -> None:
+        if text := line.decode(errors="replace").rstrip():
+            self._last_words = text.strip()[:200]
+            _log.info("%s", text)
+
+    def _fail_all(self) -> None:
+        self.ended.set()
+        for pending in self._pending.values():
+            if not pending.done.is_set():
+                pending.outcome = LearnerError(self._epitaph())
+                pending.done.set()
+
+    def _epitaph(self) -> str:
+        words = f"; its last line: {self._last_words}" if self._last_words and not self._verdict else ""
+        return f"the worker process {self._verdict or _how_it_ended(self.process.returncode)}{words}"
+
+
+def _how_it_ended(code: int | None) -> str:
+    if code is None or code >= 0:
+        return f"ended with exit code {code}"
+    name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+    return f"was ended by {name}" + (" (so the kernel does when memory runs out)" if name == "SIGKILL" else "")
+
+
+class WorkerLearner:
+    """A `protocols.learner.Learner`, and what only the daemon asks: `describe`, `export`. Made by `open_worker`."""
+
+    def __init__(self, config: LearnerConfig, adopt: Adopt, nursery: trio.Nursery, grace_s: float) -> None:
+        self._config, self._adopt, self._nursery, self._grace_s = config, adopt, nursery, grace_s
+        self._child: _Child | None = None
+        self._ready = calls.Ready(0, 0, 0, "")
+        self._starting, self._model, self._blobs = trio.Lock(), trio.Lock(), trio.Lock()
+
+    @property
+    def pid(self) -> int | None:
+        """Of the worker process, if one is alive."""
+        return None if self._child is None or self._child.ended.is_set() else self._child.process.pid
+
+    async def describe(self) -> TaskInfo:
+        """Stores theta0. Raises LearnerError, StoreFull."""
+        ready = self._ready
+        return TaskInfo(ready.parameters, ready.model_bytes, ready.samples, await self.initial(), ready.source)
+
+    async def initial(self) -> Digest:
+        return (await self._ask(self._model, calls.Initial(), calls.Done))[1]
+
+    async def train(self, parent: Digest, round: Round, *, seed: int) -> Trained:
+        done, model = await self._ask(self._model, calls.Train(parent, seed), calls.Improved)
+        return Trained(model, done.samples, done.steps, done.loss, done.seconds)
+
+    async def merge(self, models: Sequence[Digest], weights: Sequence[int]) -> Digest:
+        return (await self._ask(self._blobs, calls.Merge(list(models), list(weights)), calls.Done))[1]
+
+    async def check(self, model: Digest) -> None:
+        await self._ask(self._blobs, calls.Check(model), calls.Done)
+
+    async def evaluate(self, model: Digest) -> Evaluation:
+        scored, _ = await self._ask(self._model, calls.Evaluate(model), calls.Scored)
+        metrics = scored.metrics
+        return Evaluation(model, metrics["loss"], metrics["accuracy"], scored.samples, metrics)
+
+    async def export(self, model: Digest, path: Path) -> None:
+        """Write the model as float32 safetensors. Raises OperatorError if that fails, Unfit, LearnerError."""
+        await self._ask(self._model, calls.Export(model, str(path)), calls.Done)
+
+    async def start(self) -> None:
+        """Raises TaskError if task or data are at fault, LearnerError."""
+        process = await trio.lowlevel.open_process(
+            [sys.executable, "-P", "-m", "gossipnode.compute.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=_environment(self._config.threads),
+        )
+        self._child = _Child(process, self._adopt)
+        self._nursery.start_soon(self._child.attend)
+        began = time.monotonic()
+        try:
+            reply = await self._child.call(calls.Start(self._config), grace_s=0)
+        except Exception:
+            await self._child.kill()  # it is of no use
+            raise
+        assert isinstance(reply.answer, calls.Ready)
+        self._ready = reply.answer
+        _log.debug("worker %d is ready after %.1f s", process.pid, time.monotonic() - began)
+
+    async def close(self) -> None:
+        if self._child is not None:
+            await self._child.close()
+
+    async def _ask(self, lane: trio.Lock, ask: Ask, kind: type[A]) -> tuple[A, Digest]:
+        async with lane:
+            reply = await (await self._alive()).call(ask, self._grace_s)
+        assert isinstance(reply.answer, kind)
+        return reply.answer, Digest(reply.stored)
+
+    async def _alive(self) -> _Child:
+        async with self._starting:
+            if self.pid is None:
+                try:
+                    await self.start()
+                except TaskError as error:  # it was fine when the daemon started: not the moment to end the daemon
+                    raise LearnerError(f"the worker cannot be started again: {error}") from error
+        assert self._child is not None
+        return self._child
+
+
+@contextlib.asynccontextmanager
+async def open_worker(config: LearnerConfig, adopt: Adopt, *, grace_s: float = GRACE_S) -> AsyncIterator[WorkerLearner]:
+    """A learner whose worker has loaded its task and data. Raises TaskError if it cannot, LearnerError if it died."""
+    try:
+        async with trio.open_nursery() as nursery:
+            learner = WorkerLearner(config, adopt, nursery, grace_s)
+            await learner.start()
+            try:
+                yield learner
+            finally:
+                with trio.CancelScope(shield=True):
+                    await learner.close()
+                nursery.cancel_scope.cancel()
+    except BaseExceptionGroup as group:  # the nursery's own wrapping: its other tasks raise nothing
+        if len(group.exceptions) != 1:
+            raise
+        raise group.exceptions[0] from None
+
+
+def _environment(threads: int) -> dict[str, str]:
+    """The worker imports what the daemon would, and every library that it loads keeps to its threads."""
+    path = [entry or str(Path.cwd()) for entry in sys.path]
+    own = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
+    return {**os.environ, **own, "PYTHONPATH": os.pathsep.join(path), "MALLOC_ARENA_MAX": "2"}
