@@ -214,7 +214,7 @@ class Bulk:
         stream = want.stream
         to_it = sum(other.receiver is stream.receiver for other in self._sending)
         if to_it >= limits.INBOUND_FETCHES_PER_PEER or len(self._sending) >= limits.INBOUND_FETCHES:
-            self._on_fault(stream.receiver.me, "concurrency")
+            self._on_fault(stream.receiver.me, "flood")
             self._endpoint.wire.send(Reset(stream))
             return
         size = self._source.size(stream.digest) if self._source is not None else None

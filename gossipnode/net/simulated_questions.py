@@ -128,12 +128,12 @@ class Questions:
     def _fault_of(self, question: Question) -> str | None:
         peer = question.source.peer
         if not self._within_rate(peer):
-            return "rate"
+            return "flood"
         if self._answering[peer] >= limits.INBOUND_REQUESTS_PER_PEER:
-            return "concurrency"
+            return "flood"
         if self._answering.total() >= limits.INBOUND_REQUESTS:
-            return "concurrency"
-        return "oversize" if len(question.frame) > limits.FRAME_BYTES else None
+            return "flood"
+        return "garbage" if len(question.frame) > limits.FRAME_BYTES else None
 
     def _within_rate(self, peer: PeerId) -> bool:
         """A bucket that holds one second's questions."""
