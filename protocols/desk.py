@@ -12,11 +12,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar, cast
 
 from protocols import wire
-from protocols.limits import DETAIL_CHARS
-from protocols.messages import AnyMessage, Refused
+from protocols.messages import GOSSIP, AnyMessage, Refused
 from protocols.transport import NoAnswer, Transport
 from sampling.peers import PeerId
-from verify.standing import OffenceKind
+from verify.standing import OffenceKind, one_line
 
 log = logging.getLogger(__name__)
 
@@ -76,9 +75,9 @@ class Desk:
         answer = self._decoded(peer, await self.transport.request(peer, wire.encode(question), timeout_s=timeout_s))
         self.heard(peer)
         if isinstance(answer, want):
-            return cast(A, answer)
+            return cast("A", answer)
         if isinstance(answer, Refused):
-            raise Declined(f"declined: {answer.reason[:DETAIL_CHARS]}")
+            raise Declined(f"declined: {one_line(answer.reason)}")
         detail = f"{type(answer).__name__} in answer to {type(question).__name__}"
         self.accuse(peer, OffenceKind.PROTOCOL, detail)
         raise NoAnswer(detail)
@@ -86,6 +85,8 @@ class Desk:
     def _decoded(self, peer: PeerId, frame: bytes) -> AnyMessage:
         try:
             return wire.decode(frame)
+        except wire.OtherVersion as error:
+            raise NoAnswer(str(error)) from None
         except wire.MalformedFrame as error:
             self.accuse(peer, OffenceKind.MALFORMED_FRAME, str(error))
             raise NoAnswer(f"malformed answer: {error}") from None
@@ -108,8 +109,9 @@ class Desk:
             return None
         except wire.MalformedFrame as error:
             return self.accuse(origin, OffenceKind.MALFORMED_FRAME, f"gossip: {error}")
-        listener = self._listeners.get(type(message))
-        if listener is None:
+        if not isinstance(message, GOSSIP):
             return self.accuse(origin, OffenceKind.PROTOCOL, f"gossip: {type(message).__name__} is no gossip")
         self.heard(origin)
-        return await listener(origin, message)
+        if (listener := self._listeners.get(type(message))) is not None:  # None: still starting
+            await listener(origin, message)
+        return None

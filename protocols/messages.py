@@ -205,3 +205,5 @@ AnyMessage = (
     | AskHead
     | HeadIs
 )
+
+GOSSIP = (Registered, HeadIs)  # what may be published; everything else is asked or answered
