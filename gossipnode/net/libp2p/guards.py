@@ -1,0 +1,193 @@
+"""A libp2p host that peers cannot kill, and that does nothing of its own accord.
+
+In py-libp2p 0.8.1 any exception in a stream handler ends the whole host; the swarm dials peers it has heard of, keeps a
+slot for every inbound connection it ever had, and remembers failures for a minute. Here a stream's failure ends that
+stream, only `links` dials, and a peer that is refused, or has no Ed25519 name, gets no connection. Its own logging goes
+to `gossipnode.net` at DEBUG, one line each.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import trio
+from libp2p.abc import IMuxedConn, INetConn, INetStream
+from libp2p.crypto.keys import KeyPair
+from libp2p.crypto.x25519 import create_new_key_pair as new_noise_key_pair
+from libp2p.custom_types import TProtocol
+from libp2p.host.basic_host import BasicHost
+from libp2p.host.exceptions import StreamFailure
+from libp2p.io.exceptions import IOException
+from libp2p.network.auto_connector import AutoConnector
+from libp2p.network.config import ConnectionConfig, RetryConfig
+from libp2p.network.connection import swarm_connection
+from libp2p.network.connection.exceptions import RawConnError
+from libp2p.network.connection.swarm_connection import SwarmConn
+from libp2p.network.exceptions import SwarmException
+from libp2p.network.stream.exceptions import StreamError
+from libp2p.network.swarm import Swarm
+from libp2p.peer.id import ID
+from libp2p.peer.peerstore import PeerStore
+from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
+from libp2p.security.noise.transport import Transport as Noise
+from libp2p.stream_muxer.exceptions import MuxedConnError, MuxedStreamError
+from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX
+from libp2p.stream_muxer.yamux.yamux import Yamux
+from libp2p.transport.upgrader import TransportUpgrader
+
+from gossipnode.net.libp2p.addresses import name_of, peer_id
+from gossipnode.net.libp2p.faults import Faults, one_line
+from gossipnode.net.libp2p.sockets import Tcp
+from protocols import limits
+from sampling.peers import PeerId
+
+log = logging.getLogger("gossipnode.net")
+
+# What a stream raises when its connection, or the peer, has gone: nobody's fault.
+BROKEN: Final = (
+    IOException,
+    MuxedConnError,
+    MuxedStreamError,
+    RawConnError,
+    StreamError,
+    StreamFailure,
+    SwarmException,
+    trio.BrokenResourceError,
+    trio.ClosedResourceError,
+)
+LINKS_PER_PEER: Final = 4  # two when both dial at once, and as many again that a restarted peer left half open
+STREAMS_PER_PEER: Final = 64  # inbound and not yet finished: requests, fetches, pubsub and identify need under 32
+HANDSHAKE_S: Final = 10.0  # for TLS-like upgrades and for negotiating a stream's protocol; libp2p's own default
+RESET_S: Final = 1.0  # a reset is a twelve-byte frame; it waits only behind a peer that does not read
+
+
+class Dormant(AutoConnector):
+    """Membership decides whom we dial, nobody else."""
+
+    async def maybe_connect(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    def record_disconnect(self, peer_id: ID) -> None:
+        pass
+
+
+class GuardedSwarm(Swarm):
+    refused: set[PeerId]
+
+    async def dial_peer(self, peer_id: ID) -> list[INetConn]:
+        await trio.lowlevel.checkpoint()
+        raise SwarmException(f"no link to {peer_id}")
+
+    async def add_conn(self, muxed_conn: IMuxedConn, direction: str = "unknown") -> SwarmConn:
+        if problem := self._objection(muxed_conn.peer_id):
+            await muxed_conn.close()
+            raise SwarmException(problem)
+        return await super().add_conn(muxed_conn, direction)
+
+    def _objection(self, raw: ID) -> str:
+        try:
+            peer = name_of(peer_id(str(raw)))
+        except ValueError:
+            return "its name holds no Ed25519 key"
+        if raw == self.get_peer_id():
+            return "it is this node itself"
+        if peer in self.refused:
+            return "it is refused"
+        return "it has too many links" if len(self.get_connections(raw)) >= LINKS_PER_PEER else ""
+
+
+def new_host(keys: KeyPair, tcp: Tcp, psk: bytes | None, faults: Faults) -> BasicHost:
+    """Noise and yamux over our own TCP. No resource manager: its counters leak, and the limits here are ours."""
+    me = ID.from_pubkey(keys.public_key)
+    store = PeerStore()
+    store.add_key_pair(me, keys)
+    upgrader = TransportUpgrader(
+        {NOISE: Noise(keys, noise_privkey=new_noise_key_pair().private_key)}, {TProtocol(YAMUX): Yamux}
+    )
+    swarm = GuardedSwarm(
+        me,
+        store,
+        upgrader,
+        transports=[tcp],
+        retry_config=RetryConfig(max_retries=0),
+        connection_config=_connection_config(),
+        psk=None if psk is None else psk.hex(),
+    )
+    swarm.refused = set()
+    swarm.auto_connector = Dormant(swarm)
+    swarm._inbound_limiter = trio.CapacityLimiter(math.inf)  # it never gives back; `Tcp.is_full` is the limit
+    host = BasicHost(network=swarm, disable_identify_address_discovery=True)
+    swarm.set_stream_handler(guarded(swarm.common_stream_handler, faults))
+    return host
+
+
+def _connection_config() -> ConnectionConfig:
+    return ConnectionConfig(
+        max_connections=limits.LINKS,
+        min_connections=0,
+        low_watermark=0,
+        high_watermark=limits.LINKS,
+        max_connections_per_peer=LINKS_PER_PEER,
+        inbound_upgrade_timeout=HANDSHAKE_S,
+        outbound_upgrade_timeout=HANDSHAKE_S,
+    )
+
+
+StreamTask = Callable[[INetStream], Awaitable[None]]
+
+
+def guarded(inner: StreamTask, faults: Faults) -> StreamTask:
+    """The swarm's handler of inbound streams: whatever one of them raises ends that one."""
+    unfinished: Counter[ID] = Counter()
+
+    async def guard(stream: INetStream) -> None:
+        raw = stream.muxed_conn.peer_id
+        if unfinished[raw] >= STREAMS_PER_PEER:
+            faults.note(name_of(raw), "flood", "too many streams at once")
+            await reset(stream)
+            return
+        unfinished[raw] += 1
+        try:
+            await inner(stream)
+        except BROKEN as error:
+            log.debug("a stream of %s broke: %s", raw, one_line(error))
+            await reset(stream)
+        except Exception as error:  # whatever a peer's bytes provoke in a handler must not leave this stream
+            faults.note(name_of(raw), "garbage", error)
+            await reset(stream)
+        finally:
+            unfinished[raw] -= 1
+            if not unfinished[raw]:
+                del unfinished[raw]
+
+    return guard
+
+
+async def reset(stream: INetStream) -> None:
+    """Best effort, and never waits for the peer."""
+    try:
+        with trio.CancelScope(deadline=trio.current_time() + RESET_S, shield=True):
+            await stream.reset()
+    except BROKEN:
+        pass
+
+
+class _OneLine(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug("libp2p: %s", one_line(record.getMessage()))
+
+
+def quieten() -> None:
+    """libp2p logs peers' faults at every level, partly to the root logger, and with tracebacks."""
+    theirs = logging.getLogger("libp2p")
+    theirs.propagate = False
+    theirs.setLevel(logging.WARNING)
+    if not any(isinstance(handler, _OneLine) for handler in theirs.handlers):
+        theirs.handlers[:] = [_OneLine()]
+    # It logs to the root logger, by these two functions of the module.
+    setattr(swarm_connection, "logging", logging.getLogger("libp2p.network.connection"))  # noqa: B010  # not exported

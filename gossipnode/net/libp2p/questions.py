@@ -1,0 +1,137 @@
+"""One question, one answer, over libp2p's request/response helper: bounded in size, number, rate and time.
+
+A peer that asks too much is reset and reported, which costs it more than us. What `answer` raises is our own bug: it is
+logged with its trace here, and the asker learns only that its stream broke.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import trio
+from libp2p.custom_types import TProtocol
+from libp2p.host.basic_host import BasicHost
+from libp2p.request_response import RequestContext, RequestResponse, RequestResponseConfig
+from libp2p.request_response.codec import BytesCodec
+from libp2p.request_response.exceptions import ProtocolNotSupportedError, RequestResponseError, RequestTimeoutError
+
+from gossipnode.net.libp2p.addresses import name_of, peer_id
+from gossipnode.net.libp2p.faults import Faults, one_line
+from gossipnode.net.libp2p.guards import BROKEN
+from protocols import limits
+from protocols.transport import Answer, NoAnswer
+from sampling.peers import PeerId
+
+log = logging.getLogger("gossipnode.net")
+
+PROTOCOL: Final = TProtocol("/gossipnode/ask/1")
+ANSWER_S: Final = 30.0  # for reading a question, answering and sending; no caller of ours waits that long
+BUCKETS: Final = 2 * limits.LINKS  # rates remembered, so that reconnecting does not refill a peer's bucket
+
+
+class Busy(Exception):
+    """This question exceeds a limit. Ends its stream only."""
+
+
+class Admission:
+    """At most so many at once a peer, and so many in all."""
+
+    def __init__(self, per_peer: int, total: int) -> None:
+        self._per_peer = per_peer
+        self._total = total
+        self._open: Counter[PeerId] = Counter()
+
+    @contextmanager
+    def admitted(self, peer: PeerId) -> Iterator[bool]:
+        if self._open[peer] >= self._per_peer or self._open.total() >= self._total:
+            yield False
+            return
+        self._open[peer] += 1
+        try:
+            yield True
+        finally:
+            self._open[peer] -= 1
+            self._open += Counter()  # forget the zeros
+
+
+class Rate:
+    """A token bucket a peer: `per_s` sustained, one second's worth at once."""
+
+    def __init__(self, per_s: int) -> None:
+        self._per_s = per_s
+        self._buckets: OrderedDict[PeerId, tuple[float, float]] = OrderedDict()  # tokens, and when
+
+    def take(self, peer: PeerId, now: float) -> bool:
+        tokens, then = self._buckets.get(peer, (float(self._per_s), now))
+        tokens = min(float(self._per_s), tokens + (now - then) * self._per_s)
+        allowed = tokens >= 1.0
+        self._buckets[peer] = (tokens - 1.0 if allowed else tokens, now)
+        self._buckets.move_to_end(peer)
+        if len(self._buckets) > BUCKETS:
+            self._buckets.popitem(last=False)
+        return allowed
+
+
+class Questions:
+    def __init__(self, host: BasicHost, faults: Faults) -> None:
+        self._rpc = RequestResponse(host)
+        self._codec = BytesCodec()
+        self._faults = faults
+        self._admission = Admission(limits.INBOUND_REQUESTS_PER_PEER, limits.INBOUND_REQUESTS)
+        self._rate = Rate(limits.REQUESTS_PER_PEER_PER_S)
+        self.answer: Answer | None = None
+
+    def serve(self, answer: Answer) -> None:
+        self.answer = answer
+        self._rpc.set_handler(PROTOCOL, self._reply, self._codec, _config(ANSWER_S))
+
+    async def _reply(self, question: bytes, context: RequestContext) -> bytes:
+        peer = name_of(context.peer_id)
+        if not self._rate.take(peer, trio.current_time()):
+            self._faults.note(peer, "flood", "too many questions a second")
+            raise Busy
+        with self._admission.admitted(peer) as admitted:
+            if not admitted:
+                self._faults.note(peer, "flood", "too many questions at once")
+                raise Busy
+            return await self._answer(peer, question)
+
+    async def _answer(self, peer: PeerId, question: bytes) -> bytes:
+        assert self.answer is not None
+        try:
+            frame = await self.answer(peer, question)
+        except Exception:  # never expected; it must not take the host with it
+            log.exception("our answer to %s failed", peer)
+            raise Busy from None
+        assert len(frame) <= limits.FRAME_BYTES, f"an answer of {len(frame)} bytes"
+        return frame
+
+    async def ask(self, peer: PeerId, frame: bytes, *, timeout_s: float) -> bytes:
+        """Over an existing link. Raises NoAnswer."""
+        try:
+            return await self._rpc.send_request(peer_id(peer), [PROTOCOL], frame, self._codec, _config(timeout_s))
+        except RequestTimeoutError as error:
+            raise NoAnswer(f"{peer} did not answer in time") from error
+        except ProtocolNotSupportedError as error:
+            raise NoAnswer(f"{peer} takes no questions") from error
+        except (RequestResponseError, *BROKEN) as error:
+            raise NoAnswer(f"{peer} broke off: {one_line(error.__cause__ or error)}") from error
+
+    async def ask_myself(self, me: PeerId, frame: bytes, *, timeout_s: float) -> bytes:
+        assert self.answer is not None, "serve() comes first"
+        with trio.move_on_after(timeout_s):
+            return await self.answer(me, frame)
+        raise NoAnswer("we did not answer ourselves in time")
+
+
+def _config(timeout_s: float) -> RequestResponseConfig:
+    return RequestResponseConfig(
+        timeout=max(timeout_s, 1e-3),
+        max_request_size=limits.FRAME_BYTES,
+        max_response_size=limits.FRAME_BYTES,
+        max_concurrent_inbound=limits.INBOUND_REQUESTS,
+    )
