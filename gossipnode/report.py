@@ -84,6 +84,21 @@ def report_of(statuses: Mapping[str, Status], seconds: float, central: float | N
     )
 
 
+def summary(report: Report) -> list[str]:
+    """For a person, a line each."""
+    accuracy, data, digests = report.accuracy, report.bytes, report.digests
+    central = [] if accuracy.central is None else [f"central training  {accuracy.central:.4f} on the same data"]
+    ratio = f", {data.ratio:.2f} of the minimum" if math.isfinite(data.ratio) else ""
+    return [
+        f"rounds            {report.rounds} in {report.seconds:.1f} s, {report.seconds_per_round:.2f} s each (median)",
+        f"accuracy          mean {accuracy.mean:.4f}, min {accuracy.min:.4f}, max {accuracy.max:.4f}",
+        *central,
+        f"traffic           {data.wire_total / 1e6:.1f} MB in all; {data.per_round / 1e6:.3f} MB a round{ratio}",
+        f"models            {digests.agreeing} of {report.nodes} nodes hold the same, {digests.distinct} distinct",
+        f"offences          {len(report.offences)}",
+    ]
+
+
 def encode(report: Report) -> bytes:
     """Indented JSON."""
     return msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"

@@ -9,23 +9,25 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-import msgspec
 import trio
 
 from gossipnode.compute.config import LearnerConfig
 from gossipnode.compute.inline import InlineSwarm
+from gossipnode.compute.process import TaskInfo
 from gossipnode.journal import MemoryJournal
+from gossipnode.learn.names import task_source
 from gossipnode.learn.shard import Shard
 from gossipnode.net.simulated import Conditions, SimulatedNetwork, Trace, simulate_network
 from gossipnode.net.virtual_time import run_deterministic
+from gossipnode.newrun import draft
 from gossipnode.node import Node, Run, State
 from gossipnode.report import Report, report_of
 from gossipnode.snapshot import snapshot
 from gossipnode.status.report import NodeStatus, Status, StoreStatus
 from gossipnode.store import MemoryBlobs
 from protocols.amendments import SignedManifest, present, sign
-from protocols.manifest import Manifest
 from protocols.signatures import Signer
 
 TICK_S = 1.0  # virtual seconds between two looks at the swarm
@@ -34,12 +36,12 @@ MODELS_KEPT = 24  # blobs of memory a simulated node has: two committees' models
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """What is simulated. `manifest` lacks only what the swarm itself fills in: author, theta0 and model size."""
+    """What is simulated. `tables` are the manifest's, as an operator would give them."""
 
     nodes: int
     seed: int
-    learner: LearnerConfig
-    manifest: Callable[[Mapping[str, object]], Manifest]
+    tables: Mapping[str, Any]
+    partition: str = "iid"
     conditions: Conditions = field(default_factory=Conditions)
     limit_s: float = 86_400.0  # virtual seconds after which the swarm has failed
 
@@ -54,7 +56,7 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class Tick:
     """Told every TICK_S."""
 
     round: int
@@ -62,8 +64,8 @@ class Progress:
     finished: int  # nodes
 
 
-def simulate(scenario: Scenario, tell: Callable[[Progress], None] = lambda progress: None) -> Outcome:
-    """Raises TaskError or LearnerError for a task that cannot be loaded, BadManifest for settings out of range."""
+def simulate(scenario: Scenario, tell: Callable[[Tick], None] = lambda tick: None) -> Outcome:
+    """Raises OperatorError for a task that cannot be loaded or settings that do not hold."""
     began = time.perf_counter()
     swarm = _Swarm(scenario, tell)
     statuses, virtual_s, finished = run_deterministic(swarm.run, seed=scenario.seed)
@@ -73,22 +75,22 @@ def simulate(scenario: Scenario, tell: Callable[[Progress], None] = lambda progr
 
 
 class _Swarm:
-    def __init__(self, scenario: Scenario, tell: Callable[[Progress], None]) -> None:
+    def __init__(self, scenario: Scenario, tell: Callable[[Tick], None]) -> None:
         self.scenario = scenario
         self.tell = tell
         self.trace = Trace()
-        self.compute = InlineSwarm(scenario.learner)
+        self.signers = [_signer(scenario.seed, index) for index in range(scenario.nodes)]
+        self.compute = InlineSwarm(LearnerConfig.of(draft(scenario.tables, self.signers[0].peer)))
         self.nodes: list[Node] = []
 
     async def run(self) -> tuple[dict[str, Status], float, bool]:
         scenario = self.scenario
-        signers = [_signer(scenario.seed, index) for index in range(scenario.nodes)]
-        signed = await self._manifest(signers[0])
+        signed = await self._manifest(self.signers[0])
         async with (
             simulate_network(scenario.conditions, seed=scenario.seed, trace=self.trace) as network,
             trio.open_nursery() as nursery,
         ):
-            for index, signer in enumerate(signers):
+            for index, signer in enumerate(self.signers):
                 bootstrap = self.nodes[0].parts.desk.transport.addresses() if index else ()
                 nursery.start_soon(self._live, network, signed, signer, index, bootstrap)
                 while len(self.nodes) <= index:
@@ -102,8 +104,10 @@ class _Swarm:
     async def _manifest(self, author: Signer) -> SignedManifest:
         blobs = MemoryBlobs(2**40)
         theta0 = await self.compute.learner(self._shard(0), blobs).initial()
-        fixed = {"author": author.peer, "theta0": theta0.hex(), "model_bytes": blobs.size(theta0)}
-        return sign(self.scenario.manifest(fixed), author)
+        size = blobs.size(theta0)
+        assert size is not None
+        found = TaskInfo(0, size, 0, theta0, task_source(str(self.scenario.tables["task"])))
+        return sign(draft(self.scenario.tables, author.peer, found), author)
 
     async def _live(
         self, network: SimulatedNetwork, signed: SignedManifest, signer: Signer, index: int, bootstrap: Sequence[str]
@@ -126,7 +130,7 @@ class _Swarm:
         while True:
             finished = sum(_done(node) for node in self.nodes)
             now, round = trio.current_time(), max(node.protocol.head.known.round for node in self.nodes)
-            self.tell(Progress(round, now, finished))
+            self.tell(Tick(round, now, finished))
             if finished == self.scenario.nodes:
                 return True
             if now > self.scenario.limit_s:
@@ -134,7 +138,8 @@ class _Swarm:
             await trio.sleep(TICK_S)
 
     def _shard(self, index: int) -> Shard:
-        return msgspec.structs.replace(self.scenario.learner.shard, index=index, count=self.scenario.nodes)
+        scenario = self.scenario
+        return Shard(index=index, count=scenario.nodes, partition=scenario.partition, seed=scenario.seed)
 
 
 def _signer(seed: int, index: int) -> Signer:

@@ -111,17 +111,22 @@ class Trainer:
         while True:
             start = trio.current_time()
             committee = await self._parts.sampler.sample(Round(round + 1), aggregators)
+            taken: list[PeerId] = []
             async with trio.open_nursery() as nursery:
                 for peer in committee:
-                    nursery.start_soon(self._hand_to, peer, assignment, trained)
-            with trio.move_on_after(self._settling.deadline_s):
+                    nursery.start_soon(self._hand_to, peer, assignment, trained, taken)
+            # Whoever takes it will settle it; if nobody does (views still differ, say), there is nothing to wait for.
+            with trio.move_on_after(self._settling.deadline_s if taken else self._settling.floor_s):
                 await self._head.reach(round)
                 self._settling.heard(trio.current_time() - start)
                 return
-            self._settling.missed()
+            if taken:
+                self._settling.missed()
             log.info("round %d: not settled by %s; sampling again", round, ", ".join(committee) or "anybody")
 
-    async def _hand_to(self, peer: PeerId, assignment: Assignment, trained: Trained) -> None:
+    async def _hand_to(
+        self, peer: PeerId, assignment: Assignment, trained: Trained, taken: list[PeerId]
+    ) -> None:
         delta, upto = self._parts.membership.news_for(peer)
         message = TrainedModel(assignment.round, assignment.parent.model, trained.model, trained.samples, delta)
         try:
@@ -129,5 +134,7 @@ class Trainer:
         except TransportError as error:
             return log.info("round %d: %s did not take our model: %s", assignment.round, peer, error)
         self._parts.membership.told(peer, upto)
-        if isinstance(answer, Late) and not await self._head.vote(peer, answer.head):
+        if isinstance(answer, Ack):
+            taken.append(peer)
+        elif not await self._head.vote(peer, answer.head):
             await self._head.catch_up()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import shutil
 import signal
@@ -27,8 +26,9 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from gossipnode.report import Report, encode, report_of
+from gossipnode.report import Report, encode, report_of, summary
 from gossipnode.status.report import Status, decode
+from protocols.manifest import validated
 
 POLL_S = 0.5
 START_S = 120.0  # for a node to answer at all: eight import torch on two cores
@@ -205,18 +205,6 @@ def duration_s(peers: list[Peer]) -> float:
     return max((sum(each.seconds for each in peer.status.history) for peer in peers if peer.status), default=0.0)
 
 
-def summary(report: Report, console: Console) -> None:
-    accuracy, data, digests = report.accuracy, report.bytes, report.digests
-    console.print(f"rounds            {report.rounds} in {report.seconds:.1f} s, {report.seconds_per_round:.2f} s each (median)")
-    console.print(f"accuracy          mean {accuracy.mean:.4f}, min {accuracy.min:.4f}, max {accuracy.max:.4f}")
-    if accuracy.central is not None:
-        console.print(f"central training  {accuracy.central:.4f} on the same data in one place")
-    ratio = f", {data.ratio:.2f} of the minimum" if math.isfinite(data.ratio) else ""
-    console.print(f"traffic           {data.wire_total / 1e6:.1f} MB; {data.per_round / 1e6:.3f} MB a round{ratio}")
-    console.print(f"models            {digests.agreeing} of {report.nodes} nodes hold the same, {digests.distinct} distinct")
-    console.print(f"offences          {len(report.offences)}")
-
-
 @contextlib.contextmanager
 def homes(keep: Path | None) -> Iterator[Path]:
     if keep is not None:
@@ -230,10 +218,17 @@ def homes(keep: Path | None) -> Iterator[Path]:
         shutil.rmtree(root, ignore_errors=True)
 
 
-def central_accuracy(options: Options) -> float:
+def central_accuracy(status: Status) -> float:
+    """After as many passes over all the data, in one place, as the swarm's trainers made together."""
     from gossipnode.learn.central import train_central
+    from gossipnode.learn.config import LearnerConfig
 
-    return train_central(options.task, seed=options.seed)
+    assert status.run is not None
+    manifest = validated(status.run.manifest)
+    shards = sum(len(each.trainers) for each in status.history) * max(1, manifest.training.epochs)
+    passes = max(1, round(shards / (len(status.peers) + 1)))
+    *_, last = train_central(LearnerConfig.of(manifest), epochs=passes)
+    return last["accuracy"]
 
 
 def run(options: Options, keep: Path | None, timeout_s: float, central: bool, console: Console) -> Report:
@@ -250,7 +245,8 @@ def run(options: Options, keep: Path | None, timeout_s: float, central: bool, co
         if late:
             raise Failed(f"{', '.join(late)} did not stop within {STOP_S:.0f} s of Ctrl-C")
         statuses = {peer.name: peer.status for peer in peers if peer.status is not None}
-        return report_of(statuses, duration_s(peers), central_accuracy(options) if central else None)
+        reference = central_accuracy(statuses["node-0"]) if central else None
+        return report_of(statuses, duration_s(peers), reference)
 
 
 @click.command(context_settings={"show_default": True})
@@ -294,7 +290,8 @@ def main(
         report = run(options, keep, timeout_s, central, console)
     except Failed as failure:
         raise click.ClickException(str(failure)) from failure
-    summary(report, console)
+    for line in summary(report):
+        console.print(line)
     if json_path is not None:
         json_path.write_bytes(encode(report))
         console.print(f"report            {json_path}")

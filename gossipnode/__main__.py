@@ -1,0 +1,5 @@
+"""`python -m gossipnode` is `gossipnode`."""
+
+from gossipnode.cli import main
+
+main()

@@ -1,0 +1,238 @@
+"""The daemon: a home and a configuration in, one running node out. Reads top down as a node's life goes: identity, transport,
+manifest, worker, node; then a signal, goodbyes, and out within 5 s.
+
+What the operator can mend is an OperatorError, raised before anything is joined. After that nothing that peers or the
+network do ends the process: only a signal does.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+import msgspec
+import trio
+
+from gossipnode import newrun
+from gossipnode.compute.config import LearnerConfig
+from gossipnode.compute.process import WorkerLearner, open_worker
+from gossipnode.config import Config
+from gossipnode.errors import OperatorError
+from gossipnode.home import Home
+from gossipnode.identity import Identity, load_identity, load_swarm_key
+from gossipnode.journal import Journal
+from gossipnode.lag import LoopLag
+from gossipnode.net.libp2p.transport import ListenError, open_libp2p
+from gossipnode.node import Node, Run, State
+from gossipnode.snapshot import snapshot
+from gossipnode.status.http import serve_status
+from gossipnode.status.report import LoopLag as LagStatus
+from gossipnode.status.report import NodeStatus, Status, StoreStatus
+from gossipnode.store import FileBlobs
+from gossipnode.toml import load_manifest, save_manifest
+from protocols.amendments import SignedManifest, present, sign
+from protocols.desk import Desk
+from protocols.transport import Transport
+from sampling.peers import PeerId
+
+log = logging.getLogger(__name__)
+
+GOODBYE_S = 2.0  # to tell the partners and save; the transport takes up to 3 s more
+
+
+async def run_daemon(home: Home, config: Config, tables: newrun.Tables) -> None:
+    """Until a signal comes. `tables` is what the operator said of a run to begin. Raises OperatorError."""
+    identity = load_identity(home.identity)
+    async with trio.open_nursery() as nursery:
+        daemon = Daemon(home, config, identity)
+        nursery.start_soon(daemon.lag.run)
+        with trio.CancelScope() as life:
+            nursery.start_soon(_end_on_signal, life)
+            async with daemon.open_transport() as transport:
+                url = await nursery.start(serve_status, daemon.status, config.http, config.http_token or None)
+                home.write_addresses(transport.addresses(), url)  # so that tools find us before the task is loaded
+                log.info("%s listens at %s", identity.peer, ", ".join(transport.addresses()))
+                log.info("status at %s", url)
+                async with daemon.open_node(tables) as node:
+                    await _live(node)
+        nursery.cancel_scope.cancel()
+
+
+async def _live(node: Node) -> None:
+    """Run the node; when a signal ends it, say goodbye while the transport is still there."""
+    try:
+        await node.run()
+    finally:
+        with trio.CancelScope(deadline=trio.current_time() + GOODBYE_S, shield=True):
+            await node.leave()
+            log.info("said goodbye")
+
+
+async def _end_on_signal(life: trio.CancelScope) -> None:
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async for number in signals:
+            log.info("%s: stopping", signal.Signals(number).name)
+            life.cancel()
+            break
+        async for _ in signals:
+            os._exit(130)  # asked twice: the state on disk is whole at any moment
+
+
+class Daemon:
+    """What must be reachable before there is a node: the status, and the peers' first questions."""
+
+    def __init__(self, home: Home, config: Config, identity: Identity) -> None:
+        self.lag = LoopLag()
+        self._home = home
+        self._config = config
+        self._identity = identity
+        self._blobs = FileBlobs(home.store, config.store_max_bytes)
+        self._began = trio.current_time()
+        self._transport: Transport | None = None
+        self._worker: WorkerLearner | None = None
+        self._node: Node | None = None
+        self._node_made = trio.Event()
+
+    # -- building -----------------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def open_transport(self) -> AsyncIterator[Transport]:
+        config = self._config
+        psk = load_swarm_key(Path(config.psk)) if config.psk else None
+        try:
+            async with open_libp2p(self._identity.seed, [config.listen], psk=psk, on_fault=self._fault) as it:
+                it.serve(self._answer, self._blobs)
+                self._transport = it
+                yield it
+        except ListenError as error:
+            raise OperatorError(f"--listen: {error}") from error
+
+    @asynccontextmanager
+    async def open_node(self, tables: newrun.Tables) -> AsyncIterator[Node]:
+        assert self._transport is not None
+        signed = await self._known_manifest()
+        if signed is None:
+            manifest = newrun.draft(tables, self._identity.peer)
+            async with open_worker(self._learner_config(LearnerConfig.of(manifest)), self._blobs.adopt) as worker:
+                found = await worker.describe()
+                signed = sign(newrun.draft(tables, self._identity.peer, found), self._identity.signer)
+                save_manifest(self._home.manifest, signed)
+                log.info("began run %s", signed.run.hex()[:12])
+                yield self._make_node(signed, worker)
+        else:
+            manifest = present(signed)
+            task = newrun.checked_task(manifest, self._config.task or None)
+            learner = msgspec.structs.replace(LearnerConfig.of(manifest), task=task)
+            async with open_worker(self._learner_config(learner), self._blobs.adopt) as worker:
+                yield self._make_node(signed, worker)
+
+    async def _known_manifest(self) -> SignedManifest | None:
+        """Of this home, or of the peers that we were pointed at; None if this node is to begin the run."""
+        assert self._transport is not None
+        if self._home.manifest.exists():
+            return load_manifest(self._home.manifest)
+        if not self._config.peers:
+            return None
+        desk = Desk(self._transport, lambda peer, kind, detail: log.warning("%s: %s: %s", peer, kind, detail))
+        signed = await newrun.fetched(desk, self._config.peers)
+        manifest = present(signed)
+        log.info("joining run %s (%s): %s on %s", signed.run.hex()[:12], manifest.name, manifest.protocol, manifest.task)
+        save_manifest(self._home.manifest, signed)
+        return signed
+
+    def _learner_config(self, learner: LearnerConfig) -> LearnerConfig:
+        config = self._config
+        return msgspec.structs.replace(
+            learner,
+            shard=config.shard_of(learner.seed),
+            data=config.data,
+            store=str(self._home.store),
+            threads=config.threads,
+            device=config.device,
+        )
+
+    def _make_node(self, signed: SignedManifest, worker: WorkerLearner) -> Node:
+        assert self._transport is not None
+        config = self._config
+        journal = Journal(self._home.state, State)
+        run = Run(
+            run_id=signed.run,
+            manifest=present(signed),
+            signed=signed.encode(),
+            roles=config.roles,
+            bootstrap=config.peers,
+            evaluate_every=config.evaluate_every,
+        )
+        state = journal.load() or State()
+        self._worker = worker
+        self._node = Node(
+            run,
+            self._transport,
+            worker,
+            self._blobs,
+            self._identity.signer,
+            state=state,
+            save=journal.save,
+            rng=random.Random(),  # noqa: S311  # jitter and choices of peers: no secret
+        )
+        self._node_made.set()
+        return self._node
+
+    # -- what peers say before and after there is a node --------------------------------------------------------------
+
+    async def _answer(self, sender: PeerId, frame: bytes) -> bytes:
+        await self._node_made.wait()
+        assert self._node is not None
+        return await self._node.answer(sender, frame)
+
+    def _fault(self, peer: PeerId | None, kind: str) -> None:
+        if self._node is not None:
+            self._node.fault(peer, kind)
+
+    # -- status -------------------------------------------------------------------------------------------------------
+
+    def status(self) -> Status:
+        process, store = self._process(), self._store()
+        if self._node is None:
+            return Status(node=process, store=store)
+        return snapshot(self._node, process, store)
+
+    def _process(self) -> NodeStatus:
+        lag = self.lag.figures()
+        worker = self._worker.pid if self._worker else None
+        return NodeStatus(
+            peer=self._identity.peer,
+            addresses=list(self._transport.addresses()) if self._transport else [],
+            version=version("gossipnode"),
+            roles=[str(role) for role in self._config.roles],
+            joined=self._node is not None and self._node.joined.is_set(),
+            uptime_s=trio.current_time() - self._began,
+            loop_lag=LagStatus(p50_ms=1e3 * lag.p50_s, p99_ms=1e3 * lag.p99_s, max_ms=1e3 * lag.max_s),
+            rss_bytes=resident_bytes(os.getpid()) or 0,
+            worker_rss_bytes=resident_bytes(worker) if worker else None,
+        )
+
+    def _store(self) -> StoreStatus:
+        node = self._node
+        return StoreStatus(
+            bytes=self._blobs.held_bytes,
+            blobs=len(self._blobs),
+            max_bytes=self._config.store_max_bytes,
+            checkpoint_round=node.checkpoint_round if node else None,
+            checkpoint_error=node.checkpoint_error if node else None,
+        )
+
+
+def resident_bytes(pid: int) -> int | None:
+    """From /proc; None where there is none."""
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    except (OSError, ValueError, IndexError):
+        return None
+    return pages * os.sysconf("SC_PAGE_SIZE")

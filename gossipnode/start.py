@@ -1,0 +1,78 @@
+"""`gossipnode init` and `gossipnode start`: from what the operator typed to a home, a configuration and a running daemon."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from gossipnode.config import Config, load_config, peers_from, save_config
+from gossipnode.daemon import run_daemon
+from gossipnode.errors import OperatorError
+from gossipnode.home import Home
+from gossipnode.identity import create_identity, load_identity
+from gossipnode.log import set_up_log
+from gossipnode.newrun import Tables, merged, settings_tables
+from gossipnode.toml import read_tables
+
+NEW_RUN = ("protocol", "rounds", "manifest", "settings")  # options about a run to begin; all others are the node's own
+
+
+def init_home(path: Path) -> str:
+    """What it made, in words. What is there already is kept."""
+    home = Home(path)
+    home.create()
+    fresh = not home.identity.exists()
+    identity = create_identity(home.identity) if fresh else load_identity(home.identity)
+    if not home.config.exists():
+        save_config(home.config, Config())
+    return f"{'made' if fresh else 'found'} {home.identity}\nsettings in {home.config}\npeer id {identity.peer}"
+
+
+def start_node(path: Path, options: Mapping[str, Any]) -> None:
+    """Returns when a signal has ended the node. Raises OperatorError."""
+    home = Home(path)
+    home.create()
+    config = _config(home, options)
+    set_up_log(config.log_level, as_json=config.log_json)
+    tables = _draft(options, config)
+    with home.lock():
+        if not home.identity.exists():
+            create_identity(home.identity)
+        try:
+            trio.run(run_daemon, home, config, tables)
+        except* OperatorError as errors:
+            raise _first(errors) from None
+        finally:
+            home.forget_addresses()
+
+
+def _config(home: Home, options: Mapping[str, Any]) -> Config:
+    own = {key: _plain(value) for key, value in options.items() if key not in NEW_RUN}
+    config = load_config(home.config, own)
+    return load_config(home.config, {**own, "peers": peers_from(config.peers)})
+
+
+def _plain(value: object) -> object:
+    """As the configuration file would have it; what was not given is None."""
+    if isinstance(value, Path):
+        return str(value)
+    return value if value != () else None
+
+
+def _draft(options: Mapping[str, Any], config: Config) -> Tables:
+    file = read_tables(options["manifest"]) if options["manifest"] else {}
+    given = {key: options[key] for key in ("protocol", "rounds") if options[key] is not None}
+    task = {"task": config.task} if config.task else {}
+    return merged(file, task, given, settings_tables(options["settings"]))
+
+
+def _first(errors: BaseExceptionGroup[BaseException]) -> OperatorError:
+    """Nurseries wrap errors in groups; the operator wants the line."""
+    error: BaseException = errors
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, OperatorError)
+    return error
