@@ -127,9 +127,9 @@ class Mesh:
         for peer in chosen:
             self._send_copy(rumour, peer)
         first_hand = rumour.gossip.origin == self._endpoint.me
-        redundant = min(degree, len(audience) - (not first_hand)) - len(chosen)
-        if redundant > 0:  # copies that cross others; as many come in as go out
-            self._endpoint.wire.occupy(self._endpoint.host, redundant * rumour.size, redundant * rumour.size)
+        width = min(degree, len(audience) - (not first_hand))  # copies a real node would send, and get
+        more_sent, more_received = max(0, width - len(chosen)), 0 if first_hand else max(0, width - 1)
+        self._endpoint.wire.occupy(self._endpoint.host, more_sent * rumour.size, more_received * rumour.size)
         if len(fresh) > len(chosen):
             heartbeat_s = self._endpoint.host.rng.random() * self._conditions.gossip_heartbeat_s
             self._endpoint.wire.at(

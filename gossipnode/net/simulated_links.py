@@ -125,7 +125,7 @@ class Farewell(Carried):
     kind = "farewell"
 
     def lost(self) -> None:
-        self.link.review(renew=True)
+        self.link.review()
 
 
 class Dial(Packet):
@@ -294,7 +294,7 @@ class Endpoint:
         self._known.setdefault(far.me, (far.address,))  # libp2p's identify tells each end the other's addresses
         self._settle(link)
         self._tell(LinkUp(far.me))
-        link.review()
+        link.review(renew=True)
 
     def down(self, link: Link, *, farewell: bool = True) -> None:
         far = link.far(self)

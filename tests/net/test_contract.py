@@ -263,16 +263,15 @@ async def test_dropping_a_peer_ends_what_it_was_asked(swarm: Swarm, clock: objec
         await trio.sleep_forever()
         raise AssertionError
 
-    async with swarm(2, answer=never) as [a, b]:
-        async with trio.open_nursery() as nursery:
+    async with swarm(2, answer=never) as [a, b], trio.open_nursery() as nursery:
 
-            async def ask() -> None:
-                with pytest.raises(NoAnswer):
-                    await a.request(b.me, b"?", timeout_s=600.0)
+        async def ask() -> None:
+            with pytest.raises(NoAnswer):
+                await a.request(b.me, b"?", timeout_s=600.0)
 
-            nursery.start_soon(ask)
-            await asked.wait()
-            await a.drop(b.me)
+        nursery.start_soon(ask)
+        await asked.wait()
+        await a.drop(b.me)
 
 
 # -- blobs ------------------------------------------------------------------------------------------------------------
