@@ -7,18 +7,22 @@ whole blobs with `write_blob`, and the daemon's store then adopts them.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 from typing import TYPE_CHECKING, Final
 
 from gossipnode.files import sync_directory, write_whole
 from gossipnode.ledger import Arrival
+from protocols.blobs import StoreFull
 from protocols.limits import MIB
 from verify.digest import Digest, digest_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _HEX: Final = re.compile(r"[0-9a-f]{64}")
 
 
@@ -94,3 +98,14 @@ def remove(path: Path) -> None:
     """What cannot be removed now is found, and removed or counted, at the next start."""
     with contextlib.suppress(OSError):
         path.unlink()
+
+
+@contextlib.contextmanager
+def full_disk() -> Iterator[None]:
+    """An OSError that means "no space" becomes StoreFull; any other stays what it is."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise StoreFull(f"the disk is full: {error.strerror}") from error

@@ -76,10 +76,13 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 def load_config(path: Path, options: Mapping[str, Any] | None = None) -> Config:
-    """The file if there is one, then the options given (None: not given), by field name. Raises OperatorError."""
+    """The file if there is one, then the options by field name; None and () are options not given.
+
+    `peers` of what is returned are addresses only. Raises OperatorError.
+    """
     config = _from_file(path) if path.exists() else Config()
     for key, value in (options or {}).items():
-        if value is not None:
+        if value is not None and value != ():
             config = _overlaid(config, key, value)
     return config
 
@@ -107,18 +110,20 @@ def _from_file(path: Path) -> Config:
     config = typed(read_tables(path), Config, str(path))
     _check(config, lambda key: f"{path}: {key}")
     here = path.absolute().parent
+    peers = (peer if _LOOKS_LIKE_ADDRESS.match(peer) else str(here / peer) for peer in config.peers)
     return msgspec.structs.replace(
         config,
         data=str(here / config.data) if config.data else "",
         psk=str(here / config.psk) if config.psk else "",
-        peers=tuple(peer if _LOOKS_LIKE_ADDRESS.match(peer) else str(here / peer) for peer in config.peers),
+        peers=peers_from(peers, f"{path}: peers"),
     )
 
 
-def _overlaid(config: Config, key: str, value: object) -> Config:
+def _overlaid(config: Config, key: str, value: Any) -> Config:  # noqa: ANN401 - as click gave it; it gets its type here
     option = _option(key)
+    stated = peers_from(value) if key == "peers" else str(value) if isinstance(value, Path) else value
     try:
-        overlaid = msgspec.convert({**msgspec.to_builtins(config), key: value}, Config)
+        overlaid = msgspec.convert({**msgspec.to_builtins(config), key: stated}, Config)
     except msgspec.ValidationError as error:
         text = str(error).partition(" - at ")[0].replace("`", "")
         raise OperatorError(f"{option} {value}: {text[:1].lower()}{text[1:]}") from error

@@ -96,8 +96,12 @@ class Home:
             os.close(descriptor)
 
     def write_addresses(self, libp2p: Sequence[str], http: str) -> None:
-        """Raises OSError."""
-        write_whole(self.addresses, msgspec.json.encode(Addresses(libp2p=tuple(libp2p), http=http, pid=os.getpid())))
+        """Raises OperatorError."""
+        addresses = Addresses(libp2p=tuple(libp2p), http=http, pid=os.getpid())
+        try:
+            write_whole(self.addresses, msgspec.json.encode(addresses))
+        except OSError as error:
+            raise OperatorError(f"cannot write {self.addresses}: {reason(error)}") from error
 
     def forget_addresses(self) -> None:
         """The node has stopped."""

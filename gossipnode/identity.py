@@ -78,7 +78,7 @@ def create_identity(path: Path) -> Identity:
     return Identity.of(key)
 
 
-def load_swarm_key(path: Path) -> bytes:
+def load_network_key(path: Path) -> bytes:
     """The 32 bytes that every node of a private network shares. Raises OperatorError."""
     match = _SWARM_KEY.fullmatch(read_secret(path, "swarm key"))
     if match is None:

@@ -8,7 +8,6 @@ itself only does `read` (of an open file), `adopt` and unlinking what is evicted
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
 from collections import Counter, OrderedDict
@@ -18,6 +17,7 @@ from weakref import WeakValueDictionary
 import trio
 
 from gossipnode import blobfiles
+from gossipnode.errors import OperatorError, reason
 from gossipnode.files import write_whole
 from gossipnode.ledger import Arrival, Ledger
 from protocols.blobs import StoreFull
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _OPEN_FILES: Final = 32  # kept open for `read`: as many blobs as are likely to be streamed at once
-_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class _Destination(Protocol):
@@ -81,6 +80,9 @@ class MemoryBlobs:
     def held_bytes(self) -> int:
         return self._ledger.total
 
+    def __len__(self) -> int:
+        return len(self._blobs)
+
     def __contains__(self, digest: object) -> bool:
         return digest in self._blobs
 
@@ -125,7 +127,7 @@ class MemoryBlobs:
 
     def _arrival(self, digest: Digest, size: int) -> Arrival:
         if digest in self._blobs:
-            return _arrived(size)
+            return Arrival.complete(size)
         self._claim(digest, size)
         arrival, data = self._arrivals.get(digest, (Arrival(size), bytearray()))
         if arrival.size != size:
@@ -178,7 +180,7 @@ class MemoryBlobs:
 
 
 class FileBlobs:
-    """Implements `protocols.blobs.Blobs` on disk. The constructor reads the folders and clears what a crash left."""
+    """Implements `protocols.blobs.Blobs` on disk. The constructor clears what a crash left; it raises OperatorError."""
 
     def __init__(self, directory: Path, max_bytes: int) -> None:
         self.blobs: Final = directory / "blobs"
@@ -191,7 +193,10 @@ class FileBlobs:
         self._writing: Counter[Digest] = Counter()
         self._open: OrderedDict[Digest, int] = OrderedDict()  # descriptors, least recently used first
         self._resuming: Final = trio.Lock()
-        self._load()
+        try:
+            self._load()
+        except OSError as error:
+            raise OperatorError(f"cannot keep models in {directory}: {reason(error)}") from error
 
     def _load(self) -> None:
         for digest, size in blobfiles.tidy(self._partials):
@@ -211,6 +216,9 @@ class FileBlobs:
 
     def path(self, digest: Digest) -> Path:
         return self.blobs / digest.hex()
+
+    def __len__(self) -> int:
+        return len(self._sizes)
 
     def __contains__(self, digest: object) -> bool:
         return digest in self._sizes
@@ -238,7 +246,7 @@ class FileBlobs:
             self._ledger.touch(digest)
             return digest
         self._claim(digest, len(data))
-        with self._held(digest), _full_disk():
+        with self._held(digest), blobfiles.full_disk():
             await trio.to_thread.run_sync(write_whole, self.path(digest), data)
             self._settle(digest, len(data))
         return digest
@@ -280,7 +288,7 @@ class FileBlobs:
 
     async def _arrival(self, digest: Digest, size: int) -> Arrival:
         if digest in self._sizes:
-            return _arrived(size)
+            return Arrival.complete(size)
         self._claim(digest, size)
         arrival = self._arrivals.get(digest)
         if arrival is None or arrival.size != size:
@@ -306,7 +314,7 @@ class FileBlobs:
         if self._arrivals.get(digest) is not arrival:
             raise _given_up(digest)
         self._ledger.touch(digest)
-        with _full_disk():
+        with blobfiles.full_disk():
             await trio.to_thread.run_sync(blobfiles.append, self._partial(digest), arrival, data)
         if digest not in self._arrivals:  # settled or given up while we wrote
             blobfiles.remove(self._partial(digest))
@@ -319,7 +327,7 @@ class FileBlobs:
         if arrival.hash.digest() != digest:
             self._discard(digest, arrival)
             return False
-        with self._held(digest), _full_disk():
+        with self._held(digest), blobfiles.full_disk():
             await trio.to_thread.run_sync(blobfiles.promote, self._partial(digest), self.path(digest))
             self._settle(digest, arrival.size)
         return True
@@ -380,21 +388,5 @@ class FileBlobs:
         return descriptor
 
 
-def _arrived(size: int) -> Arrival:
-    arrival = Arrival(size)
-    arrival.skip(size)
-    return arrival
-
-
 def _given_up(digest: Digest) -> StoreFull:
     return StoreFull(f"the unfinished blob {short(digest)} was given up for another use of its space")
-
-
-@contextlib.contextmanager
-def _full_disk() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _FULL:
-            raise
-        raise StoreFull(f"the disk is full: {error.strerror}") from error

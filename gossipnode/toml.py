@@ -172,8 +172,11 @@ def load_draft(path: Path, **missing: object) -> Manifest:
 
 
 def save_manifest(path: Path, signed: SignedManifest) -> None:
-    """Raises OSError; the file is then what it was."""
-    write_whole(path, manifest_text(signed).encode())
+    """Raises OperatorError; the file is then what it was."""
+    try:
+        write_whole(path, manifest_text(signed).encode())
+    except OSError as error:
+        raise OperatorError(f"cannot write {path}: {reason(error)}") from error
 
 
 def manifest_text(signed: SignedManifest) -> str:

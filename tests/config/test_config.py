@@ -8,7 +8,7 @@ import pytest
 
 from gossipnode.config import Config, load_config, peers_from, save_config
 from gossipnode.errors import OperatorError
-from gossipnode.identity import load_swarm_key
+from gossipnode.identity import load_network_key
 from gossipnode.learn.shard import Shard
 from gossipnode.toml import described
 from protocols.signatures import Signer
@@ -57,12 +57,14 @@ def test_the_command_line_wins_where_it_says_anything(path: Path) -> None:
 
 
 def test_paths_in_the_file_are_relative_to_it(path: Path) -> None:
+    (path.parent / "friends").write_text(OTHER)
     path.write_text(f'data = "d"\npsk = "/etc/swarm.key"\npeers = ["friends", "{ADDRESS}"]\n')
     config = load_config(path)
     assert config.data == str(path.parent / "d")
     assert config.psk == "/etc/swarm.key"
-    assert config.peers == (str(path.parent / "friends"), ADDRESS)
-    assert load_config(path, {"data": "d"}).data == "d"
+    assert config.peers == (OTHER, ADDRESS)
+    assert load_config(path, {"data": Path("d"), "peers": ()}).data == "d"
+    assert load_config(path, {"peers": (OTHER, OTHER)}).peers == (OTHER,)
 
 
 @pytest.mark.parametrize(
@@ -82,6 +84,7 @@ def test_paths_in_the_file_are_relative_to_it(path: Path) -> None:
         ("roles = []", "roles: expected array of length >= 1"),
         ('roles = ["king"]', "roles[0]: invalid enum value 'king'"),
         ('roles = ["observer", "trainer"]', "roles: an observer only follows"),
+        ('peers = ["absent"]', "peers "),
         ('http_token = "a\\u001b"', "http_token: expected printable"),
         ("store_max_bytes = 1000", "store_max_bytes: expected int >= 1048576"),
     ],
@@ -161,10 +164,10 @@ def test_a_swarm_key_is_read_as_libp2p_writes_it(tmp_path: Path) -> None:
     file = tmp_path / "swarm.key"
     file.write_text(f"/key/swarm/psk/1.0.0/\n/base16/\n{'0aF' * 21}f")
     file.chmod(0o600)
-    assert load_swarm_key(file).hex() == "0af" * 21 + "f"
+    assert load_network_key(file).hex() == "0af" * 21 + "f"
     file.chmod(0o644)
     with pytest.raises(OperatorError, match=f"chmod 600 {file}"):
-        load_swarm_key(file)
+        load_network_key(file)
 
 
 HEAD = "/key/swarm/psk/1.0.0/\n"
@@ -176,4 +179,4 @@ def test_another_swarm_key_is_refused(tmp_path: Path, text: str) -> None:
     file.write_text(text)
     file.chmod(0o600)
     with pytest.raises(OperatorError, match="must have three lines"):
-        load_swarm_key(file)
+        load_network_key(file)

@@ -45,6 +45,7 @@ async def test_put_then_get_size_and_read(open_store: Open) -> None:
     digest = await store.put(b"0123456789")
     assert digest == digest_of(b"0123456789")
     assert digest in store
+    assert len(store) == 1
     assert store.size(digest) == 10
     assert await store.get(digest) == b"0123456789"
     assert store.read(digest, 0, 4) == b"0123"

@@ -10,6 +10,7 @@ import trio
 
 from gossipnode import store as store_module
 from gossipnode.blobfiles import write_blob
+from gossipnode.errors import OperatorError
 from gossipnode.store import FileBlobs
 from protocols.blobs import StoreFull
 from verify.digest import digest_of
@@ -157,6 +158,12 @@ async def test_the_bound_holds_for_whatever_is_done(tmp_path: Path) -> None:
         except StoreFull:
             pass
         assert bytes_below(tmp_path) <= store.held_bytes <= 50
+
+
+def test_a_store_that_cannot_be_kept_there(tmp_path: Path) -> None:
+    (tmp_path / "blobs").write_text("a file")
+    with pytest.raises(OperatorError, match=f"cannot keep models in {tmp_path}"):
+        FileBlobs(tmp_path, 100)
 
 
 async def test_cancelling_a_put_leaves_no_claim(tmp_path: Path) -> None:
