@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import re
 from typing import TYPE_CHECKING, Final
+
+import trio
 
 from gossipnode.files import sync_directory, write_whole
 from gossipnode.ledger import Arrival
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_FREED_BESIDE_BYTES: Final = 16 * MIB
+_serial: Final = itertools.count()
 _HEX: Final = re.compile(r"[0-9a-f]{64}")
 
 
@@ -98,6 +103,16 @@ def remove(path: Path) -> None:
     """What cannot be removed now is found, and removed or counted, at the next start."""
     with contextlib.suppress(OSError):
         path.unlink()
+
+
+def evict(path: Path, size: int) -> None:
+    """Gone at once under its name; the blocks of a big file (0.2 s a GiB) are freed in a thread."""
+    if size < _FREED_BESIDE_BYTES:
+        return remove(path)
+    doomed = path.with_name(f".{path.name}.{next(_serial)}.gone")
+    with contextlib.suppress(OSError):
+        os.replace(path, doomed)
+        trio.lowlevel.start_thread_soon(lambda: remove(doomed), lambda _: None, name="free a blob")
 
 
 @contextlib.contextmanager

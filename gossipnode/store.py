@@ -2,7 +2,7 @@
 
 A blob is visible only when it is whole, hashed and durable. Layout: `blobs/<hex>` whole files, `partial/<hex>` prefixes
 of them, which outlive a restart; nothing else stays. FileBlobs hashes, writes and flushes in threads; the event loop
-itself only does `read` (of an open file), `adopt` and unlinking what is evicted. MemoryBlobs uses no thread at all.
+itself only does `read` (of an open file), `adopt` and unlinking small files. MemoryBlobs uses no thread at all.
 """
 
 from __future__ import annotations
@@ -356,8 +356,8 @@ class FileBlobs:
         self._ledger.release(digest)
         if (descriptor := self._open.pop(digest, None)) is not None:
             os.close(descriptor)
-        if self._sizes.pop(digest, None) is not None:
-            blobfiles.remove(self.path(digest))
+        if (size := self._sizes.pop(digest, None)) is not None:
+            blobfiles.evict(self.path(digest), size)
 
     def _forget_arrival(self, digest: Digest) -> None:
         self._in_hands.pop(digest, None)

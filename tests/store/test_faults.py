@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
+from gossipnode.blobfiles import promote
 from gossipnode.files import create_whole, write_whole
 from gossipnode.journal import Journal
 from gossipnode.store import FileBlobs
@@ -179,3 +180,18 @@ async def test_the_steps_cover_the_longest_write(tmp_path: Path) -> None:
         fault = Fault(patch, 10**6, errno.EIO, crash=False)
         await Journal(tmp_path, State).save(State(1, b""))
         assert 0 < fault.count < len(STEPS)
+
+
+def test_bytes_reach_the_disk_before_the_name_and_the_name_before_we_say_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    for name in ("write", "fsync", "replace"):
+        real = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *a, name=name, real=real: (calls.append(name), real(*a))[1])
+    write_whole(tmp_path / "file", b"x")
+    assert calls == ["write", "fsync", "replace", "fsync"]
+    calls.clear()
+    (tmp_path / "partial").write_bytes(b"x")
+    promote(tmp_path / "partial", tmp_path / "blob")
+    assert calls == ["fsync", "replace", "fsync"]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
+from gossipnode import blobfiles
 from gossipnode import store as store_module
 from gossipnode.blobfiles import write_blob
 from gossipnode.errors import OperatorError
@@ -16,6 +17,7 @@ from protocols.blobs import StoreFull
 from verify.digest import digest_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 ABC = b"abcdefghij"
@@ -158,6 +160,19 @@ async def test_the_bound_holds_for_whatever_is_done(tmp_path: Path) -> None:
         except StoreFull:
             pass
         assert bytes_below(tmp_path) <= store.held_bytes <= 50
+
+
+async def test_a_big_file_is_freed_beside_the_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blobfiles, "_FREED_BESIDE_BYTES", 10)
+    started: list[Callable[[], object]] = []
+    monkeypatch.setattr(trio.lowlevel, "start_thread_soon", lambda work, deliver, name: started.append(work))
+    store = FileBlobs(tmp_path, 10)
+    digest = await store.put(ABC)
+    store.adopt(write_blob(store.blobs, b"x" * 10))
+    assert not store.path(digest).exists()
+    assert len(files_below(tmp_path)) == 2
+    started.pop()()
+    assert len(files_below(tmp_path)) == 1
 
 
 def test_a_store_that_cannot_be_kept_there(tmp_path: Path) -> None:
