@@ -25,7 +25,7 @@ from gossipnode.compute.process import WorkerLearner, open_worker
 from gossipnode.config import Config
 from gossipnode.errors import OperatorError
 from gossipnode.home import Home
-from gossipnode.identity import Identity, load_identity, load_swarm_key
+from gossipnode.identity import Identity, load_identity, load_network_key
 from gossipnode.journal import Journal
 from gossipnode.lag import LoopLag
 from gossipnode.net.libp2p.transport import ListenError, open_libp2p
@@ -52,13 +52,14 @@ async def run_daemon(home: Home, config: Config, tables: newrun.Tables) -> None:
     async with trio.open_nursery() as nursery:
         daemon = Daemon(home, config, identity)
         nursery.start_soon(daemon.lag.run)
-        with trio.CancelScope() as life:
-            nursery.start_soon(_end_on_signal, life)
-            async with daemon.open_transport() as transport:
-                url = await nursery.start(serve_status, daemon.status, config.http, config.http_token or None)
-                home.write_addresses(transport.addresses(), url)  # so that tools find us before the task is loaded
-                log.info("%s listens at %s", identity.peer, ", ".join(transport.addresses()))
-                log.info("status at %s", url)
+        life = trio.CancelScope()  # inside the transport, which is still needed to say goodbye
+        nursery.start_soon(_end_on_signal, life)
+        async with daemon.open_transport() as transport:
+            url = await nursery.start(serve_status, daemon.status, config.http, config.http_token or None)
+            home.write_addresses(transport.addresses(), url)  # so that tools find us before the task is loaded
+            log.info("%s listens at %s", identity.peer, ", ".join(transport.addresses()))
+            log.info("status at %s", url)
+            with life:
                 async with daemon.open_node(tables) as node:
                     await _live(node)
         nursery.cancel_scope.cancel()
@@ -104,7 +105,7 @@ class Daemon:
     @asynccontextmanager
     async def open_transport(self) -> AsyncIterator[Transport]:
         config = self._config
-        psk = load_swarm_key(Path(config.psk)) if config.psk else None
+        psk = load_network_key(Path(config.psk)) if config.psk else None
         try:
             async with open_libp2p(self._identity.seed, [config.listen], psk=psk, on_fault=self._fault) as it:
                 it.serve(self._answer, self._blobs)
