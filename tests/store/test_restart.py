@@ -12,6 +12,7 @@ from gossipnode import blobfiles
 from gossipnode import store as store_module
 from gossipnode.blobfiles import write_blob
 from gossipnode.errors import OperatorError
+from gossipnode.ledger import Arrival
 from gossipnode.store import FileBlobs
 from protocols.blobs import StoreFull
 from verify.digest import digest_of
@@ -160,6 +161,23 @@ async def test_the_bound_holds_for_whatever_is_done(tmp_path: Path) -> None:
         except StoreFull:
             pass
         assert bytes_below(tmp_path) <= store.held_bytes <= 50
+
+
+async def test_a_blob_put_during_a_write_of_its_partial_leaves_no_stray_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = FileBlobs(tmp_path, 100)
+    partial = await store.receive(digest_of(ABC), 10)
+    write = blobfiles.append
+
+    def put_first(path: Path, arrival: Arrival, data: bytes) -> None:
+        trio.from_thread.run(store.put, ABC)
+        write(path, arrival, data)
+
+    monkeypatch.setattr(blobfiles, "append", put_first)
+    await partial.append(ABC)
+    assert await partial.commit()
+    assert files_below(tmp_path / "partial") == []
 
 
 async def test_a_big_file_is_freed_beside_the_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
