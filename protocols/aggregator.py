@@ -68,7 +68,11 @@ class Aggregator:
         if (refusal := await self._unwanted(sender, offer.round)) is not None:
             return Refused(refusal)
         collection = self._open(offer.round)
+        if collection is None:
+            return Refused(f"gathering {OPEN_COLLECTIONS} nearer rounds than {offer.round}")
         if collection.offered.get(sender) != offer.model:
+            if collection.fetching(sender):
+                return Refused("still fetching what you offered before")
             collection.offered[sender] = offer.model
             self._nursery.start_soon(self._fetch, collection, sender, offer)
         return Ack()
@@ -83,11 +87,16 @@ class Aggregator:
             return f"round {round} has live aggregators that rank before me"
         return None
 
-    def _open(self, round: Round) -> Collection:
+    def _open(self, round: Round) -> Collection | None:
+        """None if only nearer rounds are gathered: the farthest gives way, so that nobody crowds out the next one."""
         if round not in self._collections:
             if len(self._collections) >= OPEN_COLLECTIONS:
-                self._collections.pop(min(self._collections))
-            collection = self._collections[round] = Collection(round, trio.current_time())
+                if (farthest := max(self._collections)) < round:
+                    return None
+                del self._collections[farthest]
+                self._head.bell.ring()
+            most = self._parts.manifest.modest.trainers
+            collection = self._collections[round] = Collection(round, trio.current_time(), most)
             self._nursery.start_soon(self._conclude, collection)
         return self._collections[round]
 
@@ -95,7 +104,7 @@ class Aggregator:
         try:
             await self._parts.exchange.obtain(offer.model, [trainer])
             await self._parts.learner.check(offer.model)
-        except (NotFetched, StoreFull, Unfit) as error:
+        except (NotFetched, StoreFull, Unfit, LearnerError) as error:
             log.info("round %d: the model of %s is not merged: %s", offer.round, trainer, error)
             if isinstance(error, Unfit):
                 self._parts.desk.accuse(trainer, OffenceKind.UNFIT_MODEL, f"round {offer.round}: {error}")
@@ -116,18 +125,21 @@ class Aggregator:
         aggregate: Aggregate | None = None
         with trio.CancelScope() as scope:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._overtaken, collection.round, scope)
+                nursery.start_soon(self._overtaken, collection, scope)
                 await self._gather(collection)
                 aggregate = await self._merge(collection)
                 nursery.cancel_scope.cancel()
-        self._collections.pop(collection.round, None)
+        if self._collections.get(collection.round) is collection:
+            del self._collections[collection.round]
         if aggregate is not None and self._head.known.round < collection.round:
             await self._propose(aggregate)
             await self._vouch(aggregate)
         self._keep()
 
-    async def _overtaken(self, round: Round, scope: trio.CancelScope) -> None:
-        await self._head.reach(round)
+    async def _overtaken(self, collection: Collection, scope: trio.CancelScope) -> None:
+        """Somebody else was faster, or a nearer round took its place."""
+        round, held = collection.round, self._collections
+        await self._head.bell.until(lambda: self._head.known.round >= round or held.get(round) is not collection)
         scope.cancel()
 
     async def _gather(self, collection: Collection) -> None:
@@ -170,7 +182,7 @@ class Aggregator:
             await trio.sleep(self._spread.deadline_s + HAND_IN_S)  # the first in rank proposes and overtakes us
         try:
             return await self._mean(round, parent, inputs, committee)
-        except (Unfit, LearnerError) as error:  # each was checked on arrival: our own store or worker has failed
+        except (Unfit, LearnerError, StoreFull) as error:  # each was checked on arrival: our own store or worker failed
             log.error("round %d: merging failed: %s", round, error)
             return None
 
@@ -204,6 +216,9 @@ class Aggregator:
     async def _on_proposal(self, sender: PeerId, proposal: Proposal) -> AnyMessage:
         if proposal.round <= self._head.known.round:
             return Late(self._head.known)
+        trainers = {each.trainer for each in proposal.inputs}
+        if not 0 < len(trainers) == len(proposal.inputs) <= self._parts.manifest.modest.trainers:
+            return Refused("not the inputs of a round")
         committee = await self._head.aggregators(proposal.round, sender)
         if sender not in committee or self._parts.desk.me not in proposal.committee:
             return Refused(f"not the committee of round {proposal.round} as I see it")
@@ -216,9 +231,20 @@ class Aggregator:
         return Computed(aggregate.model)
 
     async def _obtain_all(self, proposer: PeerId, inputs: tuple[Input, ...]) -> None:
+        """Raises NotFetched, StoreFull."""
+        failures: list[NotFetched | StoreFull] = []
+
+        async def obtain(each: Input) -> None:
+            try:
+                await self._parts.exchange.obtain(each.model, [each.trainer, proposer])
+            except (NotFetched, StoreFull) as error:
+                failures.append(error)
+
         async with trio.open_nursery() as nursery:
             for each in inputs:
-                nursery.start_soon(self._parts.exchange.obtain, each.model, [each.trainer, proposer])
+                nursery.start_soon(obtain, each)
+        if failures:
+            raise failures[0]
 
     # -- telling ------------------------------------------------------------------------------------------------------
 
@@ -233,7 +259,9 @@ class Aggregator:
         trainers = [] if last else await self._parts.sampler.sample(Round(aggregate.round + 1), modest.trainers)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._hand_out, aggregate, trainers, 0)
-            for peer in sorted({*(each.trainer for each in aggregate.inputs), *aggregate.aggregators} - {*trainers, me}):
+            for peer in sorted(
+                {*(each.trainer for each in aggregate.inputs), *aggregate.aggregators} - {*trainers, me}
+            ):
                 nursery.start_soon(self._settle, peer, aggregate)
             nursery.start_soon(self._parts.desk.tell, self._parts.membership.topic, HeadIs(aggregate))
 

@@ -19,8 +19,10 @@ CAP = 10  # honest shards differ by a few times; a claim beyond ten medians is a
 
 
 class Collection:
-    def __init__(self, round: Round, opened_at: float) -> None:
+    def __init__(self, round: Round, opened_at: float, most: int) -> None:
+        """`most`: trainers of a round; an aggregate of more is refused by everyone."""
         self.round = round
+        self._most = most
         self.opened_at = opened_at
         self.latest_at = opened_at
         self._ready: dict[PeerId, tuple[Digest, Input]] = {}  # parent, input
@@ -29,6 +31,9 @@ class Collection:
     def ready(self, trainer: PeerId, parent: Digest, update: Input, now: float) -> None:
         self._ready[trainer] = (parent, update)
         self.latest_at = now
+
+    def fetching(self, trainer: PeerId) -> bool:
+        return trainer in self.offered and trainer not in self._ready
 
     def withdraw(self, trainer: PeerId) -> None:
         """It could not be fetched or is unfit; the trainer may offer again."""
@@ -41,15 +46,16 @@ class Collection:
         return min(set(parents), key=lambda parent: (-parents.count(parent), parent), default=None)
 
     def inputs(self) -> tuple[Input, ...]:
-        """The largest group, sorted by trainer: what the mean is made of, in this order."""
+        """The first of the largest group, sorted by trainer: what the mean is made of, in this order."""
         best = self.parent()
-        return tuple(update for _, (parent, update) in sorted(self._ready.items()) if parent == best)
+        group = [update for parent, update in self._ready.values() if parent == best]
+        return tuple(sorted(group[: self._most], key=lambda update: update.trainer))
 
 
 def quorum(live: int, candidates: int, success_fraction: float) -> int:
     """Models that make a round: the success fraction of the live sample, and never a single one where more peers are
     known, for a mean of one model is no agreement."""
-    return max(math.ceil(success_fraction * live - 1e-9), min(2, candidates))
+    return max(math.ceil(success_fraction * live - 1e-9), min(2, candidates), 1)
 
 
 def weights(inputs: Iterable[Input]) -> list[int]:

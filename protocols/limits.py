@@ -29,6 +29,7 @@ LINK_EVENT_QUEUE: Final = 1024  # LinkUp / LinkDown not yet read; four times LIN
 # -- membership ---------------------------------------------------------------------------------------------------
 VIEW_PEERS: Final = 10_000  # entries in a view; 300 B each
 REGISTRATIONS_PER_FRAME: Final = 500  # in one message: about 300 B each, so that they fit FRAME_BYTES
+DELTA_BYTES: Final = 128 * KIB  # news of a view in one message, beside an aggregate of at most 64 KiB
 ADDRESSES_PER_PEER: Final = 8  # a host with both IP versions, a LAN and a public address has four
 ADDRESS_CHARS: Final = 256  # one multiaddress as text
 COUNTER: Final = 2**53  # join/leave counter: one a microsecond for 285 years, and exact in JSON

@@ -13,6 +13,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import msgspec
 import trio
 
 from protocols import limits
@@ -41,6 +42,7 @@ log = logging.getLogger(__name__)
 
 DEGREE = 8  # links kept up: GossipSub's mesh wants about 6, and 8 random links connect any swarm we can hold a view of
 EXCHANGE_S = 2.0  # between exchanges, jittered by half; a view of n peers is known to all after about log2(n) of them
+EXCHANGES_AT_ONCE = 100  # a full view fits into half as many
 DIAL_TICK_S = 0.5  # how often missing links are looked for
 BACKOFF_FIRST_S = 0.5
 BACKOFF_MOST_S = 30.0  # a peer that returns after a night is found within half a minute
@@ -71,6 +73,7 @@ class _Partner:
 
     acknowledged: int = -1
     have: int = 0
+    round: int = 0  # how far it says the run is
     heard_at: float = field(default_factory=trio.current_time)
 
 
@@ -146,8 +149,7 @@ class Membership:
     def news_for(self, peer: PeerId) -> tuple[Delta, int]:
         """What that peer may not know of our view yet; call `told` with the version once it has answered."""
         partner = self._partners.get(peer)
-        since = partner.acknowledged if partner else -1
-        return self.view.delta(since, limits.REGISTRATIONS_PER_FRAME)
+        return self._news(partner.acknowledged if partner else -1)
 
     def told(self, peer: PeerId, upto: int) -> None:
         if partner := self._partners.get(peer):
@@ -156,7 +158,8 @@ class Membership:
     def believe(self, sender: PeerId, delta: Delta) -> None:
         """Merge what holds; what does not is the sender's offence, for it should have checked."""
         for registration in delta.registrations:
-            self._register(sender, registration)
+            if not self._register(sender, registration):
+                return
         horizon = self.round + limits.ROUNDS_AHEAD if self.round else limits.ROUND
         for peer, round in delta.activity:
             if 0 <= round <= horizon:
@@ -193,7 +196,7 @@ class Membership:
             counter=self.counter,
             present=present,
             roles=self._roles,
-            round=self.round,
+            round=self._present_round(),
             addresses=self.desk.transport.addresses(),
         )
         self.view.register(registration)
@@ -209,17 +212,24 @@ class Membership:
                         self._partners.pop(peer, None)
 
     async def _greet(self, peer: PeerId) -> None:
-        try:
-            welcome = await self.desk.ask(peer, Hello(self.run_id, self.round), Welcome, HELLO_S)
-        except Declined as refusal:
-            return await self._leave_alone(peer, str(refusal))
-        except TransportError as error:
-            log.info("%s did not greet us: %s", peer, error)
-            return None
+        """Until it has answered, for as long as the link is up: messages are lost."""
+        backoff_s = BACKOFF_FIRST_S
+        while peer in self.desk.transport.peers():
+            try:
+                welcome = await self.desk.ask(peer, Hello(self.run_id, self.round), Welcome, HELLO_S)
+                return await self._greeted(peer, welcome)
+            except Declined as refusal:
+                return await self._leave_alone(peer, str(refusal))
+            except TransportError as error:
+                log.info("%s did not greet us: %s", peer, error)
+            await trio.sleep(backoff_s * self._rng.uniform(0.5, 1.5))
+            backoff_s = min(2 * backoff_s, BACKOFF_MOST_S)
+
+    async def _greeted(self, peer: PeerId, welcome: Welcome) -> None:
         if welcome.run != self.run_id:
             return await self._leave_alone(peer, "it is in another run")
-        self._note_round(peer, welcome.round)
         self._partners.setdefault(peer, _Partner())
+        self._note_round(peer, welcome.round)
         await self._exchange_with(peer)
         self.acquainted.set()
 
@@ -236,9 +246,10 @@ class Membership:
                 await self._exchange_with(self._rng.choice(partners))
 
     async def _exchange_with(self, peer: PeerId) -> None:
-        """Until both have all that the other had when we began."""
-        partner = self._partners.get(peer)
-        while partner is not None:
+        """Until both have all that the other had when we began; a peer that never ends is left for the next turn."""
+        for _ in range(EXCHANGES_AT_ONCE):
+            if (partner := self._partners.get(peer)) is None:
+                return
             delta, upto = self.news_for(peer)
             try:
                 answer = await self.desk.ask(peer, Exchange(self.round, delta, partner.have), Exchanged, HELLO_S)
@@ -248,7 +259,7 @@ class Membership:
             partner.have = answer.upto
             self.believe(peer, answer.delta)
             self._note_round(peer, answer.round)
-            if upto >= self.view.version and len(answer.delta.registrations) < limits.REGISTRATIONS_PER_FRAME:
+            if upto >= self.view.version and not answer.delta.registrations:
                 return
 
     async def _keep_links(self, nursery: trio.Nursery) -> None:
@@ -300,7 +311,7 @@ class Membership:
     async def _on_exchange(self, sender: PeerId, exchange: Exchange) -> AnyMessage:
         self.believe(sender, exchange.delta)
         self._note_round(sender, exchange.round)
-        delta, upto = self.view.delta(exchange.have, limits.REGISTRATIONS_PER_FRAME)
+        delta, upto = self._news(exchange.have)
         return Exchanged(self.round, delta, upto)
 
     async def _on_ping(self, sender: PeerId, ping: Ping) -> AnyMessage:
@@ -312,20 +323,38 @@ class Membership:
 
     # -- bookkeeping --------------------------------------------------------------------------------------------------
 
-    def _register(self, sender: PeerId, registration: Registration) -> None:
+    def _news(self, since: int) -> tuple[Delta, int]:
+        """What is new in our view since that version, as much as fits: a record may be ten times as long as another."""
+        most = limits.REGISTRATIONS_PER_FRAME
+        while True:
+            delta, upto = self.view.delta(since, most)
+            if most == 1 or len(msgspec.msgpack.encode(delta)) <= limits.DELTA_BYTES:
+                return delta, upto
+            most //= 2
+
+    def _present_round(self) -> Round:
+        """How far the run is: as our partners' median has it, for a newcomer has seen no aggregate yet."""
+        rounds = sorted(partner.round for partner in self._partners.values())
+        return max(self.round, Round(rounds[(len(rounds) - 1) // 2])) if rounds else self.round
+
+    def _register(self, sender: PeerId, registration: Registration) -> bool:
+        """False if it is the sender's lie."""
         known = self.view.registration(registration.peer)
-        if known is not None and known.counter >= registration.counter:
-            return  # nothing new, so nothing to check
-        if (why := doubt(registration, self.run_id, self.rules)) is not None:
+        if known is not None and (known.counter, known.signature) >= (registration.counter, registration.signature):
+            return True  # nothing new, so nothing to check
+        if not self.rules.admits(registration.peer):
+            return True  # the sender may know an amendment that we do not
+        if (why := doubt(registration, self.run_id)) is not None:
             self.desk.accuse(sender, OffenceKind.BAD_SIGNATURE, f"registration of {registration.peer}: {why}")
-            return
-        if registration.peer == self.me and registration.counter > self.counter:
+            return False
+        if registration.peer == self.me and registration.counter >= self.counter and sender != self.me:
             # A record of ours that we do not remember: our state was lost, or restored from a backup. Outbid it.
             self.counter = registration.counter
             self.outbid.set()
         elif self.view.register(registration):
             self.desk.transport.know(registration.peer, registration.addresses)
             log.debug("%s %s", registration.peer, "joined" if registration.present else "left")
+        return True
 
     def _heard(self, peer: PeerId) -> None:
         self.view.touch(peer, self.round)
@@ -334,3 +363,5 @@ class Membership:
 
     def _note_round(self, peer: PeerId, round: Round) -> None:
         self.view.touch(peer, min(round, Round(self.round + limits.ROUNDS_AHEAD)))
+        if partner := self._partners.get(peer):
+            partner.round = round

@@ -12,7 +12,6 @@ import msgspec
 
 from protocols import limits
 from protocols.signatures import Signer, verify
-from sampling.admission import Rules
 from sampling.peers import Role, Round
 from sampling.view import Registration
 
@@ -29,24 +28,28 @@ def sign_registration(
     round: Round,
     addresses: Sequence[str],
 ) -> Registration:
-    kept = tuple(addresses)[: limits.ADDRESSES_PER_PEER]
+    kept = tuple(filter(_is_address, addresses))[: limits.ADDRESSES_PER_PEER]
     unsigned = Registration(signer.peer, counter, present, tuple(roles), round, kept, b"")
     return unsigned._replace(signature=signer.sign(DOMAIN, run, _payload(unsigned)))
 
 
-def doubt(registration: Registration, run: bytes, rules: Rules) -> str | None:
-    """Why not to believe it; None if it holds."""
+def doubt(registration: Registration, run: bytes) -> str | None:
+    """Why not to believe it; None if it holds. Nobody honest passes on what does not."""
     if not 0 <= registration.counter <= limits.COUNTER or not 0 <= registration.round <= limits.ROUND:
         return "counter or round out of range"
-    if len(registration.addresses) > limits.ADDRESSES_PER_PEER or len(registration.roles) > len(Role):
-        return "too many addresses or roles"
-    if any(len(address) > limits.ADDRESS_CHARS for address in registration.addresses):
-        return "address too long"
-    if not rules.admits(registration.peer):
-        return "not on the allow-list"
+    if len(registration.addresses) > limits.ADDRESSES_PER_PEER:
+        return "too many addresses"
+    if len(set(registration.roles)) < len(registration.roles):
+        return "a role twice"
+    if not all(map(_is_address, registration.addresses)):
+        return "address too long or not plain text"
     if not verify(registration.peer, DOMAIN, run, _payload(registration), registration.signature):
         return "signature does not hold"
     return None
+
+
+def _is_address(text: str) -> bool:
+    return len(text) <= limits.ADDRESS_CHARS and text.isascii() and text.isprintable()
 
 
 def _payload(registration: Registration) -> bytes:
