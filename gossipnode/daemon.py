@@ -20,7 +20,6 @@ import msgspec
 import trio
 
 from gossipnode import newrun
-from gossipnode.compute.config import LearnerConfig
 from gossipnode.compute.process import WorkerLearner, open_worker
 from gossipnode.config import Config
 from gossipnode.errors import OperatorError
@@ -28,6 +27,7 @@ from gossipnode.home import Home
 from gossipnode.identity import Identity, load_identity, load_network_key
 from gossipnode.journal import Journal
 from gossipnode.lag import LoopLag
+from gossipnode.learn.config import LearnerConfig
 from gossipnode.net.libp2p.transport import ListenError, open_libp2p
 from gossipnode.node import Node, Run, State
 from gossipnode.snapshot import snapshot
@@ -180,7 +180,7 @@ class Daemon:
             self._identity.signer,
             state=state,
             save=journal.save,
-            rng=random.Random(),  # noqa: S311  # jitter and choices of peers: no secret
+            rng=random.Random(),  # jitter and choices of peers: no secret
         )
         self._node_made.set()
         return self._node

@@ -7,11 +7,11 @@ from pathlib import Path
 import msgspec
 import trio
 
-from gossipnode.compute.config import LearnerConfig
 from gossipnode.compute.process import open_worker
 from gossipnode.errors import OperatorError
 from gossipnode.home import Home
 from gossipnode.journal import Journal
+from gossipnode.learn.config import LearnerConfig
 from gossipnode.newrun import checked_task
 from gossipnode.node import State
 from gossipnode.toml import present_in

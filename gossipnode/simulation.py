@@ -13,10 +13,10 @@ from typing import Any
 
 import trio
 
-from gossipnode.compute.config import LearnerConfig
 from gossipnode.compute.inline import InlineSwarm
 from gossipnode.compute.process import TaskInfo
 from gossipnode.journal import MemoryJournal
+from gossipnode.learn.config import LearnerConfig
 from gossipnode.learn.names import task_source
 from gossipnode.learn.shard import Shard
 from gossipnode.net.simulated import Conditions, SimulatedNetwork, Trace, simulate_network

@@ -10,8 +10,8 @@ from typing import Final, TypeAlias
 
 import msgspec
 
-from gossipnode.compute.config import LearnerConfig
 from gossipnode.errors import OperatorError
+from gossipnode.learn.config import LearnerConfig
 from gossipnode.learn.names import TaskError
 from protocols.blobs import StoreFull
 from protocols.learner import LearnerError, Unfit

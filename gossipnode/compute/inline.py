@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 import trio
 
-from gossipnode.compute.config import LearnerConfig
+from gossipnode.learn.config import LearnerConfig
 from gossipnode.learn.engine import Engine
 from gossipnode.learn.shard import Shard
 from gossipnode.learn.task import Batch, Data

@@ -27,7 +27,7 @@ import trio
 
 from gossipnode.compute import calls
 from gossipnode.compute.calls import Ask, Call, Failed, Interrupt, Reply
-from gossipnode.compute.config import LearnerConfig
+from gossipnode.learn.config import LearnerConfig
 from gossipnode.learn.names import TaskError
 from protocols.blobs import StoreFull
 from protocols.learner import Evaluation, LearnerError, Trained

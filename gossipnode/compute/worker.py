@@ -33,7 +33,7 @@ from protocols.learner import LearnerError
 from verify.digest import Digest, digest_of, short
 
 if TYPE_CHECKING:  # torch takes seconds to import: the pipe is watched meanwhile
-    from gossipnode.compute.config import LearnerConfig
+    from gossipnode.learn.config import LearnerConfig
     from gossipnode.learn.engine import Engine
     from gossipnode.learn.task import Data
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gossipnode.compute.config import LearnerConfig
+from gossipnode.learn.config import LearnerConfig
 from gossipnode.learn.engine import Engine
 from gossipnode.learn.shard import Shard
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import torch
 
-from gossipnode.compute.config import LearnerConfig
 from gossipnode.learn import merge as mean
 from gossipnode.learn import sgd
+from gossipnode.learn.config import LearnerConfig
 from gossipnode.learn.encoding import Buffer, Template, Vector, decode, encode
 from gossipnode.learn.flat import Flat
 from gossipnode.learn.names import last_line

@@ -28,6 +28,8 @@ from gossipnode.learn.names import last_line
 from gossipnode.learn.task import Batch, Data, Shard, Task, TaskError, rows_of
 
 CLASSES = 10
+ARRAYS = ("x", "y", "test_x", "test_y")
+ZIP = b"PK\x03\x04"  # how an .npz file begins
 HELD_OUT = 5  # one example in five is for testing
 
 
@@ -148,10 +150,12 @@ def _own(path: Path, source: Source) -> tuple[Batch, Batch]:
 
 def _arrays(path: Path) -> dict[str, NDArray[Any]]:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise TaskError(f"data {path}: one bare array, not an .npz file with arrays x and y")
-            return {name: file[name] for name in file.files if name in ("x", "y", "test_x", "test_y")}
+        with path.open("rb") as file:
+            if file.read(4) != ZIP:
+                raise TaskError(f"data {path}: not an .npz file with arrays x and y, as numpy.savez writes it")
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as arrays:
+                return {name: arrays[name] for name in ARRAYS if name in arrays.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise TaskError(f"data {path}: not an .npz file that can be read: {last_line(error)}") from error
 
