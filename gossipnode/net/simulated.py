@@ -36,7 +36,7 @@ class SimulatedTransport:
         self.tasks = tasks  # in which this node's questions are answered
         self._mesh = Mesh(endpoint, topics)
         self._questions = Questions(endpoint, tasks, on_fault)
-        self._bulk = Bulk(endpoint, on_fault)
+        self._bulk = Bulk(endpoint)
 
     @property
     def me(self) -> PeerId:

@@ -16,7 +16,6 @@ import trio
 
 from gossipnode.net.simulated_conditions import CHUNK_OVERHEAD_BYTES, FAREWELL_BYTES, REQUEST_OVERHEAD_BYTES
 from gossipnode.net.simulated_links import Carried, Endpoint, Link
-from gossipnode.net.simulated_questions import OnFault
 from protocols import limits
 from protocols.transport import BlobSource, BlobStream, NoAnswer, NotHeld
 from verify.digest import DIGEST_BYTES, Digest
@@ -53,7 +52,7 @@ class Stream:
         while not self._chunks:
             if self.closed:
                 raise NoAnswer(f"{self.sender.me} broke off a blob")
-            await self.news()
+            await self.news(self.receiver.wire.conditions.stall_s)
         data = self._chunks.popleft()
         if not data:
             self._chunks.append(data)  # the end stays the end
@@ -67,12 +66,12 @@ class Stream:
             self.stalled = False
             self.sender.wire.at(trio.current_time(), self.sender.host, self.proceed)
 
-    async def news(self) -> None:
+    async def news(self, timeout_s: float) -> None:
         self._news = trio.Event()
-        with trio.move_on_after(self.receiver.wire.conditions.stall_s) as stall:
+        with trio.move_on_after(timeout_s) as stall:
             await self._news.wait()
         if stall.cancelled_caught:
-            raise NoAnswer(f"{self.sender.me} has stalled")
+            raise NoAnswer(f"{self.sender.me} sent nothing for {timeout_s:g} s")
 
     def head(self, total: int | None) -> None:
         self.total = total
@@ -155,11 +154,10 @@ class Reset(_Downstream):
 
 
 class Bulk:
-    def __init__(self, endpoint: Endpoint, on_fault: OnFault) -> None:
+    def __init__(self, endpoint: Endpoint) -> None:
         self.sent = 0  # payload bytes
         self.received = 0
         self._endpoint = endpoint
-        self._on_fault = on_fault
         self._source: BlobSource | None = None
         self._receiving: list[Stream] = []
         self._sending: list[Stream] = []
@@ -180,7 +178,7 @@ class Bulk:
         self._receiving.append(stream)
         try:
             self._endpoint.wire.send(Want(stream))
-            await stream.news()
+            await stream.news(self._endpoint.wire.conditions.open_s)
             if stream.closed:
                 raise NoAnswer(f"{stream.sender.me} broke off")
             if stream.not_held:
@@ -214,7 +212,6 @@ class Bulk:
         stream = want.stream
         to_it = sum(other.receiver is stream.receiver for other in self._sending)
         if to_it >= limits.INBOUND_FETCHES_PER_PEER or len(self._sending) >= limits.INBOUND_FETCHES:
-            self._on_fault(stream.receiver.me, "flood")
             self._endpoint.wire.send(Reset(stream))
             return
         size = self._source.size(stream.digest) if self._source is not None else None

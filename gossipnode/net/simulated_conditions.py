@@ -55,10 +55,14 @@ class Conditions:
     reorder_s: float = 1.0
     gossip_degree: int = 8  # copies of a message that a node sends on, as the mesh degree D of GossipSub
     gossip_heartbeat_s: float = 1.0  # what the mesh missed is announced (IHAVE) and asked for within this time
-    detection_s: float = 15.0  # silence after which a link is given up
-    heartbeat_s: float = 5.0  # between two probes of a link: detection takes up to this much longer
-    dial_timeout_s: float = 10.0
-    stall_s: float = 30.0  # a bulk stream without a byte for this long is broken
+    # The real transport's own time-outs. It gives up a wire that it has not heard for 20 to 22.5 s, and an idle one may
+    # have been silent for 7.5 s when its peer vanishes.
+    detection_s: float = 12.5
+    detection_spread_s: float = 10.0  # detection takes up to this much longer
+    dial_timeout_s: float = 5.0
+    answer_s: float = 30.0  # an answer that takes longer is given up by who should give it
+    open_s: float = 5.0  # until the size of a blob is known
+    stall_s: float = 10.0  # a bulk stream without a byte for this long is broken
     chunk_bytes: int = 64 * KIB  # bulk data shares a link with frames in turns of this size
     window_bytes: int = 1024 * KIB  # bulk data sent but not yet read by the receiver
 

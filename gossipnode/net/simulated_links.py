@@ -22,7 +22,7 @@ from protocols import limits
 from protocols.transport import BadAddress, LinkDown, LinkUp, Unreachable
 from sampling.peers import PeerId
 
-HANDSHAKE_ROUND_TRIPS: Final = 3  # TCP; security negotiation with noise's first message; noise's rest with the muxer
+HANDSHAKE_ROUND_TRIPS: Final = 4  # TCP, the choice of security, noise, the choice of muxer
 
 T = TypeVar("T")
 
@@ -88,7 +88,7 @@ class Link:
 
     def _await_probes(self, end: Endpoint) -> None:
         conditions = end.wire.conditions
-        silence_s = conditions.detection_s + conditions.heartbeat_s * end.host.rng.random()
+        silence_s = conditions.detection_s + conditions.detection_spread_s * end.host.rng.random()
         end.wire.at(trio.current_time() + silence_s, end.host, partial(self._give_up, end, self._doubts))
 
     def _give_up(self, end: Endpoint, doubts: int) -> None:
@@ -226,8 +226,7 @@ class Endpoint:
 
     # -- dialling -----------------------------------------------------------------------------------------------------
     def know(self, peer: PeerId, addresses: Sequence[str]) -> None:
-        if addresses:
-            self._known[peer] = tuple(addresses[: limits.ADDRESSES_PER_PEER])
+        self._known[peer] = tuple(addresses[: limits.ADDRESSES_PER_PEER])
 
     async def dial(self, address: str) -> PeerId:
         port, peer = parse_address(address)
@@ -240,7 +239,6 @@ class Endpoint:
             raise BadAddress(f"{far.me} answers at {address}")
         if peer not in self.links:
             await self._connect(far)
-        self._known.setdefault(peer, (address,))
         return peer
 
     async def _connect(self, far: Endpoint) -> None:
@@ -291,7 +289,6 @@ class Endpoint:
         link.state[self] = End.UP
         self.links[far.me] = link
         self.version += 1
-        self._known.setdefault(far.me, (far.address,))  # libp2p's identify tells each end the other's addresses
         self._settle(link)
         self._tell(LinkUp(far.me))
         link.review(renew=True)
@@ -320,7 +317,6 @@ class Endpoint:
 
     def refuse(self, peer: PeerId) -> None:
         self._refused.add(peer)
-        self.drop(peer)
 
     def close(self) -> None:
         """End every link as a process that exits does; if its machine is gone, nobody is told."""

@@ -15,7 +15,7 @@ import trio
 from gossipnode.net.simulated_conditions import ANSWER_OVERHEAD_BYTES, FAREWELL_BYTES, REQUEST_OVERHEAD_BYTES
 from gossipnode.net.simulated_links import Carried, Endpoint, Link
 from protocols import limits
-from protocols.transport import Answer, NoAnswer
+from protocols.transport import Answer, NoAnswer, Unreachable
 from sampling.peers import PeerId
 
 OnFault = Callable[[PeerId | None, str], None]
@@ -76,10 +76,14 @@ class Questions:
     # -- asking -------------------------------------------------------------------------------------------------------
     async def ask(self, peer: PeerId, frame: bytes, timeout_s: float) -> bytes:
         assert len(frame) <= limits.FRAME_BYTES, f"a question of {len(frame)} bytes"
+        link: Link | None = None
         with trio.move_on_after(timeout_s):
             if peer == self._endpoint.me:
                 return await self._ask_ourselves(frame)
-            return await self._exchange(await self._endpoint.link_to(peer), frame)
+            link = await self._endpoint.link_to(peer)
+            return await self._exchange(link, frame)
+        if link is None and peer != self._endpoint.me:
+            raise Unreachable(f"{peer} could not be connected within {timeout_s:g} s")
         raise NoAnswer(f"no answer from {peer} within {timeout_s:g} s")
 
     async def _ask_ourselves(self, frame: bytes) -> bytes:
@@ -140,12 +144,16 @@ class Questions:
         rate, now = limits.REQUESTS_PER_PEER_PER_S, trio.current_time()
         left, since = self._allowance.get(peer, (float(rate), now))
         left = min(float(rate), left + (now - since) * rate)
-        self._allowance[peer] = (max(0.0, left - 1.0), now)
-        return left >= 1.0
+        allowed = left >= 1.0
+        self._allowance[peer] = (left - 1.0 if allowed else left, now)
+        return allowed
 
     async def _reply_to(self, question: Question) -> None:
+        answer: bytes | None = None
         try:
-            self._reply(question, await self._answer_to(question.source.peer, question.frame))
+            with trio.move_on_after(self._conditions.answer_s):
+                answer = await self._answer_to(question.source.peer, question.frame)
+            self._reply(question, answer)
         finally:
             self._answering -= Counter([question.source.peer])  # keeps no zeroes
 

@@ -6,7 +6,7 @@ waits for events under a deadline. Test modules cannot import from here, so what
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import combinations
 
@@ -42,7 +42,7 @@ async def echo(peer: PeerId, frame: bytes) -> bytes:
     return frame
 
 
-async def link_all(nodes: list[Transport]) -> None:
+async def link_all(nodes: Sequence[Transport]) -> None:
     async with trio.open_nursery() as nursery:
         for a, b in combinations(nodes, 2):
             nursery.start_soon(a.dial, b.addresses()[0])
@@ -92,7 +92,9 @@ class RealSwarm:
 
         with trio.fail_after(REAL_DEADLINE_S):
             async with AsyncExitStack() as stack:
-                nodes = [await stack.enter_async_context(open_libp2p(bytes([i]) * 32)) for i in range(1, n + 1)]
+                nodes: list[Transport] = [
+                    await stack.enter_async_context(open_libp2p(bytes([i]) * 32)) for i in range(1, n + 1)
+                ]
                 for node in nodes:
                     node.serve(answer, blobs or Shelf())
                 if linked:

@@ -120,6 +120,15 @@ async def test_a_known_peer_is_dialled_on_demand(swarm: Swarm, clock: object) ->
         assert a.peers() == {b.me}
 
 
+async def test_an_address_that_was_dialled_is_not_thereby_known(swarm: Swarm, clock: object) -> None:
+    async with swarm(2) as [a, b]:
+        await a.drop(b.me)
+        with pytest.raises(Unreachable):
+            await a.request(b.me, b"?", timeout_s=ENOUGH_S)
+        a.know(b.me, b.addresses())
+        assert await a.request(b.me, b"x", timeout_s=ENOUGH_S) == b"x"
+
+
 async def test_an_answer_that_raises_closes_its_own_stream_only(
     swarm: Swarm, clock: object, caplog: pytest.LogCaptureFixture
 ) -> None:

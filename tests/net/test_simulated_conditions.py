@@ -17,6 +17,7 @@ from gossipnode.net.simulated_conditions import (
     GOSSIP_OVERHEAD_BYTES,
     HANDSHAKE_BYTES,
     REQUEST_OVERHEAD_BYTES,
+    Delay,
 )
 from protocols import limits
 from protocols.transport import Answer, Gossip, NoAnswer
@@ -73,8 +74,8 @@ async def ask_often(a: SimulatedTransport, b: SimulatedTransport, times: int) ->
     [0.2, {(PeerId("n0"), PeerId("n1")): 0.2}, {(PeerId("n1"), PeerId("n0")): 0.2}, lambda a, b: 0.2],
     ids=["figure", "table", "table the other way", "function"],
 )
-async def test_a_round_trip_takes_two_delays(autojump_clock: MockClock, delay: object) -> None:
-    async with nodes_under(Conditions(delay=delay, jitter=0.0)) as (_, [a, b]):  # type: ignore[arg-type] - parameter
+async def test_a_round_trip_takes_two_delays(autojump_clock: MockClock, delay: Delay) -> None:
+    async with nodes_under(Conditions(delay=delay, jitter=0.0)) as (_, [a, b]):
         await a.request(b.me, b"x", timeout_s=1.0)
         assert trio.current_time() == pytest.approx(0.4)
 
