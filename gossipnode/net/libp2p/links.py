@@ -12,7 +12,7 @@ import logging
 import struct
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -20,10 +20,13 @@ import trio
 from libp2p.abc import INetConn, INetStream, INetwork, INotifee
 from libp2p.host.basic_host import BasicHost
 from libp2p.network.exceptions import SwarmException
+from libp2p.peer.peerstore import PeerStoreError
+from libp2p.security.noise.exceptions import PeerIDMismatchesPubkey
 from libp2p.stream_muxer.yamux.yamux import FLAG_SYN, TYPE_PING, YAMUX_HEADER_FORMAT
-from libp2p.transport.exceptions import OpenConnectionError, SecurityUpgradeFailure
+from libp2p.transport.exceptions import OpenConnectionError
 
 from gossipnode.net.libp2p.addresses import Endpoint, dialable, name_of, peer_id
+from gossipnode.net.libp2p.faults import one_line
 from gossipnode.net.libp2p.guards import BROKEN, GuardedSwarm
 from gossipnode.net.libp2p.sockets import Wire, wire_under
 from protocols import limits
@@ -110,7 +113,8 @@ class Links(INotifee):
         conns.discard(conn)
         if not conns:
             del self._open[peer]
-            self._host.get_peerstore().clear_peerdata(raw)  # it keeps what every stranger ever said of itself
+            with suppress(PeerStoreError):  # nothing was kept
+                self._host.get_peerstore().clear_peerdata(raw)  # or it keeps what every stranger ever said of itself
             self._tell(LinkDown(peer))
 
     def _tell(self, event: LinkUp | LinkDown) -> None:
@@ -250,10 +254,10 @@ class Links(INotifee):
         except trio.TooSlowError as error:
             raise Unreachable(f"{place}: no answer within {DIAL_S:g} s") from error
         except SwarmException as error:
-            cause = dial_failure(error)
-            if "mismatch" in cause:
+            cause = first_cause(error)
+            if isinstance(cause, PeerIDMismatchesPubkey):
                 raise WrongPeer(f"{place}: another peer answers there") from error
-            raise Unreachable(f"{place}: {cause}") from error
+            raise Unreachable(f"{place}: {said_of(cause)}") from error
         if conn.is_closed:
             raise Unreachable(f"{place} closed the link at once")
 
@@ -296,13 +300,14 @@ async def _cut_later(wire: Wire) -> None:
     wire.cut()
 
 
-def dial_failure(error: BaseException) -> str:
-    """The first cause that says something to an operator."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OpenConnectionError):
-            return str(cause)
-        if isinstance(cause, SecurityUpgradeFailure):
-            return str(cause) if "mismatch" in str(cause) else "it does not speak our protocol, or not with our key"
-        error, cause = cause, cause.__cause__
-    return str(error) or type(error).__name__
+def first_cause(error: BaseException) -> BaseException:
+    """The first in the chain that says something to an operator, or else the last."""
+    while error.__cause__ is not None and not isinstance(error, (OpenConnectionError, PeerIDMismatchesPubkey)):
+        error = error.__cause__
+    return error
+
+
+def said_of(cause: BaseException) -> str:
+    if isinstance(cause, (OpenConnectionError, SwarmException)):
+        return one_line(cause.args[0] if cause.args else cause)
+    return f"it does not speak our protocol, or not with our key ({one_line(cause)})"

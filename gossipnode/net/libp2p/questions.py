@@ -16,7 +16,7 @@ import trio
 from libp2p.custom_types import TProtocol
 from libp2p.host.basic_host import BasicHost
 from libp2p.request_response import RequestContext, RequestResponse, RequestResponseConfig
-from libp2p.request_response.codec import BytesCodec
+from libp2p.request_response.codec import RequestResponseCodec
 from libp2p.request_response.exceptions import ProtocolNotSupportedError, RequestResponseError, RequestTimeoutError
 
 from gossipnode.net.libp2p.addresses import name_of, peer_id
@@ -30,7 +30,23 @@ log = logging.getLogger("gossipnode.net")
 
 PROTOCOL: Final = TProtocol("/gossipnode/ask/1")
 ANSWER_S: Final = 30.0  # for reading a question, answering and sending; no caller of ours waits that long
+MARK: Final = b"\x00"
 BUCKETS: Final = 2 * limits.LINKS  # rates remembered, so that reconnecting does not refill a peer's bucket
+
+
+class Codec(RequestResponseCodec[bytes, bytes]):
+    """A frame behind one byte: libp2p waits for ever for the body of an empty message."""
+
+    def encode_request(self, request: bytes) -> bytes:
+        return MARK + request
+
+    def decode_request(self, payload: bytes) -> bytes:
+        if not payload.startswith(MARK):
+            raise ValueError("no frame")
+        return payload[len(MARK) :]
+
+    encode_response = encode_request
+    decode_response = decode_request
 
 
 class Busy(Exception):
@@ -79,7 +95,7 @@ class Rate:
 class Questions:
     def __init__(self, host: BasicHost, faults: Faults) -> None:
         self._rpc = RequestResponse(host)
-        self._codec = BytesCodec()
+        self._codec = Codec()
         self._faults = faults
         self._admission = Admission(limits.INBOUND_REQUESTS_PER_PEER, limits.INBOUND_REQUESTS)
         self._rate = Rate(limits.REQUESTS_PER_PEER_PER_S)
@@ -101,13 +117,13 @@ class Questions:
             return await self._answer(peer, question)
 
     async def _answer(self, peer: PeerId, question: bytes) -> bytes:
-        assert self.answer is not None
+        assert self.answer is not None, "serve() comes first"
         try:
             frame = await self.answer(peer, question)
+            assert len(frame) <= limits.FRAME_BYTES, f"an answer of {len(frame)} bytes"
         except Exception:  # never expected; it must not take the host with it
             log.exception("our answer to %s failed", peer)
             raise Busy from None
-        assert len(frame) <= limits.FRAME_BYTES, f"an answer of {len(frame)} bytes"
         return frame
 
     async def ask(self, peer: PeerId, frame: bytes, *, timeout_s: float) -> bytes:
@@ -122,16 +138,18 @@ class Questions:
             raise NoAnswer(f"{peer} broke off: {one_line(error.__cause__ or error)}") from error
 
     async def ask_myself(self, me: PeerId, frame: bytes, *, timeout_s: float) -> bytes:
-        assert self.answer is not None, "serve() comes first"
         with trio.move_on_after(timeout_s):
-            return await self.answer(me, frame)
+            try:
+                return await self._answer(me, frame)
+            except Busy as error:
+                raise NoAnswer("our own answer failed") from error
         raise NoAnswer("we did not answer ourselves in time")
 
 
 def _config(timeout_s: float) -> RequestResponseConfig:
     return RequestResponseConfig(
         timeout=max(timeout_s, 1e-3),
-        max_request_size=limits.FRAME_BYTES,
-        max_response_size=limits.FRAME_BYTES,
+        max_request_size=len(MARK) + limits.FRAME_BYTES,
+        max_response_size=len(MARK) + limits.FRAME_BYTES,
         max_concurrent_inbound=limits.INBOUND_REQUESTS,
     )
