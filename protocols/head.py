@@ -1,7 +1,7 @@
 """The newest aggregate: which one we believe in (`known`), and which one's bytes we hold (`held`).
 
-An aggregate is believed when a majority of the aggregators that we sample for it ourselves have named it, or, for a node
-that has fallen behind, when the second highest of several peers' answers says so: one liar cannot move us.
+An aggregate of the next round or two is believed when a majority of the aggregators that we sample for it ourselves have
+named it. A node that has fallen further behind believes what two of several peers say alike: one liar cannot move us.
 Invariant: `held.round <= known.round`, and both only grow.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import random
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
@@ -32,7 +33,8 @@ from verify.standing import OffenceKind
 log = logging.getLogger(__name__)
 
 ASKED = 3  # peers asked for their head when we may have fallen behind
-ROUNDS_VOTED = 8  # rounds for which votes are kept; only the newest few can still matter
+ASKED_AGAIN = 3  # times, while rounds pass so quickly that no two agree
+LEAP = 2  # rounds ahead for which votes count: far ahead only those are candidates who claim to be active there
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Head:
         self.bell = Bell()  # rung when `known` or `held` moved
         self._parts = parts
         self._on_held = held
-        self._votes: dict[Round, dict[Digest, set[PeerId]]] = {}
+        self._votes: dict[Round, dict[PeerId, Aggregate]] = {}  # of rounds that are still to come; each voter's last
 
     @property
     def finished(self) -> bool:
@@ -82,24 +84,28 @@ class Head:
         if not self._plausible(voter, aggregate):
             self._parts.desk.accuse(voter, OffenceKind.PROTOCOL, f"implausible aggregate of round {aggregate.round}")
             return False
+        if aggregate.round > self.known.round + LEAP:
+            await self.catch_up()
+        if self.known.round < aggregate.round <= self.known.round + LEAP:
+            await self._count(voter, aggregate)
+        return self.known.model == aggregate.model
+
+    async def _count(self, voter: PeerId, aggregate: Aggregate) -> None:
         committee = await self.aggregators(aggregate.round, voter)
         if voter not in committee:
-            log.info("%s is no aggregator of round %d as we see it", voter, aggregate.round)
-            return False
-        votes = self._votes.setdefault(aggregate.round, {}).setdefault(aggregate.model, set())
-        votes.add(voter)
-        for old in sorted(self._votes)[:-ROUNDS_VOTED]:
-            del self._votes[old]
-        if len(votes & set(committee)) <= len(committee) // 2:
-            return False
-        self.learn(aggregate)
-        return self.known.model == aggregate.model
+            return log.info("%s is no aggregator of round %d as we see it", voter, aggregate.round)
+        votes = self._votes.setdefault(aggregate.round, {})
+        votes[voter] = aggregate
+        if 2 * sum(votes.get(peer) == aggregate for peer in committee) > len(committee):
+            self.learn(aggregate)
+        return None
 
     def learn(self, aggregate: Aggregate) -> None:
         """Believe it."""
         if aggregate.round <= self.known.round:
             return
         self.known = aggregate
+        self._votes = {round: votes for round, votes in self._votes.items() if round > aggregate.round}
         self._parts.membership.advance(aggregate.round)
         self.bell.ring()
 
@@ -125,16 +131,26 @@ class Head:
     async def catch_up(self) -> bool:
         """Ask a few peers how far the run is. True if that was news."""
         before = self.known.round
-        partners = self._parts.membership.partners()
-        asked = self._parts.rng.sample(partners, min(ASKED, len(partners)))
-        heads: list[Aggregate] = []
-        async with trio.open_nursery() as nursery:
-            for peer in asked:
-                nursery.start_soon(self._ask_head, peer, heads)
-        heads.sort(key=lambda head: (head.round, head.model))
-        if heads:
-            self.learn(heads[-1] if len(heads) == 1 else heads[-2])
+        for _ in range(ASKED_AGAIN):
+            partners = self._parts.membership.partners()
+            asked = self._parts.rng.sample(partners, min(ASKED, len(partners)))
+            heads: list[Aggregate] = []
+            async with trio.open_nursery() as nursery:
+                for peer in asked:
+                    nursery.start_soon(self._ask_head, peer, heads)
+            if self._believe(heads, silent=len(asked) - len(heads)):
+                break
         return self.known.round > before
+
+    def _believe(self, heads: list[Aggregate], silent: int) -> bool:
+        """What two say alike; or the only one to say anything, if nobody kept silent. Who is at theta0 does not count:
+        one that joins a run may know only others that join. False if it is worth asking again."""
+        said = Counter(head for head in heads if head.round > 0)
+        enough = 1 if said.total() + silent == 1 else 2
+        agreed = [head for head, times in said.items() if times >= enough]
+        if agreed:
+            self.learn(max(agreed, key=lambda head: head.round))
+        return bool(agreed) or said.total() < 2
 
     async def _ask_head(self, peer: PeerId, heads: list[Aggregate]) -> None:
         deadline_s = self._parts.manifest.timing.ping_ceiling_s
@@ -167,5 +183,3 @@ class Head:
         partners = self._parts.membership.partners()
         others = self._parts.rng.sample(partners, len(partners))
         return list(dict.fromkeys([*aggregate.aggregators, *others]))
-
-

@@ -94,7 +94,7 @@ class Modest:
 
     async def _appointed(self, sender: PeerId, aggregate: Aggregate) -> None:
         if await self.head.vote(sender, aggregate):
-            self.trainer.assign(Assignment(aggregate))
+            self.trainer.assign(Assignment(self.head.known))  # not the sender's: of theirs only the model is checked
 
     async def _recruited(self, sender: PeerId, message: Aggregated) -> None:
         """The round after this aggregate starves, and its aggregator asks us in place of a dead trainer."""

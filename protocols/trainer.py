@@ -124,9 +124,7 @@ class Trainer:
                 self._settling.missed()
             log.info("round %d: not settled by %s; sampling again", round, ", ".join(committee) or "anybody")
 
-    async def _hand_to(
-        self, peer: PeerId, assignment: Assignment, trained: Trained, taken: list[PeerId]
-    ) -> None:
+    async def _hand_to(self, peer: PeerId, assignment: Assignment, trained: Trained, taken: list[PeerId]) -> None:
         delta, upto = self._parts.membership.news_for(peer)
         message = TrainedModel(assignment.round, assignment.parent.model, trained.model, trained.samples, delta)
         try:
@@ -136,5 +134,9 @@ class Trainer:
         self._parts.membership.told(peer, upto)
         if isinstance(answer, Ack):
             taken.append(peer)
-        elif not await self._head.vote(peer, answer.head):
-            await self._head.catch_up()
+        elif isinstance(answer, Late):
+            made_it = (
+                peer in answer.head.aggregators
+            )  # else it is no vote: whoever knows better tells us that we are late
+            if not (made_it and await self._head.vote(peer, answer.head)):
+                await self._head.catch_up()
