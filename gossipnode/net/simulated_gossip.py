@@ -127,14 +127,20 @@ class Mesh:
         for peer in chosen:
             self._send_copy(rumour, peer)
         first_hand = rumour.gossip.origin == self._endpoint.me
-        width = min(degree, len(audience) - (not first_hand))  # copies a real node would send, and get
-        more_sent, more_received = max(0, width - len(chosen)), 0 if first_hand else max(0, width - 1)
+        width = max(0, min(degree, len(audience) - (not first_hand)))  # copies that a real node sends
+        more_sent = max(0, width - len(chosen))
+        more_received = 0 if first_hand else self._copies_received(rumour.topic, width) - 1
         self._endpoint.wire.occupy(self._endpoint.host, more_sent * rumour.size, more_received * rumour.size)
         if len(fresh) > len(chosen):
             heartbeat_s = self._endpoint.host.rng.random() * self._conditions.gossip_heartbeat_s
             self._endpoint.wire.at(
                 trio.current_time() + heartbeat_s, self._endpoint.host, partial(self._repair, rumour)
             )
+
+    def _copies_received(self, topic: str, width: int) -> int:
+        """What the others send, shared out: each sends `width`, the origin one more, and n - 1 receive."""
+        others = max(1, len(self._topics.of(topic)) - 1)
+        return max(1, width + round((width + 1) / others))
 
     def _repair(self, rumour: Rumour) -> None:
         for peer in self._fresh(rumour, self._audience(rumour.topic)):

@@ -14,6 +14,7 @@ from typing import Protocol
 import pytest
 import trio
 
+from gossipnode.net.simulated_conditions import REQUEST_OVERHEAD_BYTES
 from protocols import limits
 from protocols.transport import (
     BadAddress,
@@ -451,7 +452,7 @@ async def test_a_slow_subscriber_loses_the_oldest_and_it_is_counted(swarm: Swarm
 
 
 # -- traffic ----------------------------------------------------------------------------------------------------------
-async def test_questions_cost_what_they_carry_at_least(swarm: Swarm, clock: object) -> None:
+async def test_questions_cost_what_they_carry(swarm: Swarm, clock: object) -> None:
     async with swarm(2) as [a, b]:
         before_a, before_b = a.traffic(), b.traffic()
         await a.request(b.me, bytes(10_000), timeout_s=ENOUGH_S)
@@ -460,3 +461,15 @@ async def test_questions_cost_what_they_carry_at_least(swarm: Swarm, clock: obje
         assert 10_000 < after_a.wire_received - before_a.wire_received < 20_000
         assert 10_000 < after_b.wire_sent - before_b.wire_sent < 20_000
         assert after_a.blob_sent == after_a.blob_received == 0
+
+
+async def test_a_questions_overhead_is_what_the_simulation_charges(swarm: Swarm, clock: object) -> None:
+    """Within what a gossip heartbeat or the rest of a handshake may add meanwhile."""
+    async with swarm(2) as [a, b]:
+        await a.request(b.me, b"warm", timeout_s=ENOUGH_S)
+        before, times = a.traffic(), 20
+        for _ in range(times):
+            await a.request(b.me, bytes(100), timeout_s=ENOUGH_S)
+        after = a.traffic()
+        for sent in (after.wire_sent - before.wire_sent, after.wire_received - before.wire_received):
+            assert REQUEST_OVERHEAD_BYTES - 75 < sent / times - 100 < REQUEST_OVERHEAD_BYTES + 225
