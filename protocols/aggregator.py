@@ -1,9 +1,9 @@
-"""AGGREGATE(k) of MoDeST (arXiv 2302.13837, Algorithm 4): gather the trainers' models, merge them, hand the mean to the
-trainers of the next round, and tell those whose work went into it.
+"""AGGREGATE(k) of MoDeST (arXiv 2302.13837, Algorithm 4): gather the trainers' models, merge them, hand the mean to
+the trainers of the next round, and tell those whose work went into it.
 
-With several aggregators the first in rank proposes the sorted list of inputs and the others recompute the mean from it, so
-that equal digests can be counted by whoever receives them. A round that starves is asked for again, from live trainers in
-place of the dead; it is never reported as done with fewer models than its quorum.
+With several aggregators the first in rank proposes the sorted list of inputs and the others recompute the mean from it,
+so that equal digests can be counted by whoever receives them. A round that starves is asked for again, from live
+trainers in place of the dead; it is never reported as done with fewer models than its quorum.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ class Aggregator:
         attempt = 0
         while True:
             with trio.move_on_after(self._spread.deadline_s):
-                await self._head.bell.until(lambda: len(collection.inputs()) >= need)
+                await self._gathered(collection, need)
                 return self._spread.heard(collection.latest_at - collection.opened_at)
             self._spread.missed()
             attempt += 1
@@ -159,6 +159,9 @@ class Aggregator:
             need = quorum(len(live), candidates, modest.success_fraction) if patient else min(2, candidates)
             if len(collection.inputs()) < need:
                 await self._recruit(collection, live, min(attempt, limits.ATTEMPTS))
+
+    async def _gathered(self, collection: Collection, need: int) -> None:
+        await self._head.bell.until(lambda: len(collection.inputs()) >= need)
 
     async def _recruit(self, collection: Collection, live: list[PeerId], attempt: int) -> None:
         if self._head.known.round < collection.round - 1:

@@ -1,4 +1,4 @@
-"""A bell: whoever waits is woken by the next ring. State changes are told with it; waiters then look at the state itself."""
+"""A bell: whoever waits is woken by the next ring, and looks at the state itself: nothing travels with a ring."""
 
 from __future__ import annotations
 

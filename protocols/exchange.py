@@ -1,7 +1,7 @@
 """Models by digest: whoever names a blob can be asked for it, and what arrives is checked against the name.
 
 A blob is received once however many conversations want it; a broken stream is resumed where it stopped, from the same
-source or another. Two lies are possible and both are offences: a size that is not the run's (found before a byte flows), and
+source or another. Two lies are possible, both offences: a size that is not the run's (found before a byte flows), and
 bytes that do not hash to the digest (found at the end; nothing of them is kept).
 """
 
@@ -83,7 +83,9 @@ class ModelExchange:
         async with self._transport.fetch(peer, digest, offset=partial.offset) as stream:
             if stream.size != self._size:
                 detail = f"blob {short(digest)} of {stream.size} bytes, the run's have {self._size}"
-                self._accuse(peer, OffenceKind.OVERSIZE if stream.size > self._size else OffenceKind.UNFIT_MODEL, detail)
+                self._accuse(
+                    peer, OffenceKind.OVERSIZE if stream.size > self._size else OffenceKind.UNFIT_MODEL, detail
+                )
                 return False
             while partial.offset < self._size:
                 data = await stream.receive_some()

@@ -1,7 +1,7 @@
 """The newest aggregate: which one we believe in (`known`), and which one's bytes we hold (`held`).
 
-An aggregate of the next round or two is believed when a majority of the aggregators that we sample for it ourselves have
-named it. A node that has fallen further behind believes what two of several peers say alike: one liar cannot move us.
+An aggregate of the next round or two is believed when a majority of the aggregators that we sample for it ourselves
+have named it. A node that has fallen further behind believes what two of several peers say alike: one liar cannot move us.
 Invariant: `held.round <= known.round`, and both only grow.
 """
 
@@ -112,6 +112,12 @@ class Head:
     async def reach(self, round: Round) -> None:
         """Returns once an aggregate of `round` or later is known."""
         await self.bell.until(lambda: self.known.round >= round)
+
+    async def held_after(self, round: Round) -> Aggregate:
+        """The newest aggregate whose bytes are here, once there is one beyond `round`."""
+        await self.bell.until(lambda: self.held is not None and self.held.round > round)
+        assert self.held is not None
+        return self.held
 
     async def hold(self, aggregate: Aggregate) -> None:
         """Fetch and check its bytes. Raises NotFetched, StoreFull; Unfit after accusing those who made it."""

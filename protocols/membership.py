@@ -1,8 +1,8 @@
 """Who is here: links kept up, views exchanged, join and leave said aloud. MoDeST (arXiv 2302.13837) section 3.3.
 
 * One address is enough: the first peer's view names the others, each with a signed record of its addresses.
-* Links that break are dialled again for ever, with jittered backoff; a node keeps about DEGREE of them and lets the transport
-  dial anyone else on demand.
+* Links that break are dialled again for ever, with jittered backoff; a node keeps about DEGREE of them and lets the
+  transport dial anyone else on demand.
 * Gossip only speeds things up. What repairs is the exchange of deltas with one random linked peer at a time.
 """
 
@@ -175,7 +175,7 @@ class Membership:
             nursery.start_soon(self._exchange_for_ever)
 
     def prepare(self) -> None:
-        """Move the counter on; the caller makes it durable before `join` or `leave` says it: no counter is said twice."""
+        """Move the counter on; the caller makes it durable before `join` or `leave` says it: none is said twice."""
         self.counter += 1
 
     async def join(self) -> None:

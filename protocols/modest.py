@@ -1,11 +1,11 @@
 """MoDeST (arXiv 2302.13837): rounds of s trainers and a aggregators, drawn afresh for each round from the hash order.
 
-    trainers(k)    = first s live peers of SAMPLE(k)        each trains theta_{k-1} on its own data      -> trainer.py
-    aggregators(k) = first a live peers of SAMPLE(k + 1)    their mean of the trainers' models is theta_k -> aggregator.py
+    trainers(k)    = first s live peers of SAMPLE(k)      each trains theta_{k-1} on its own data        trainer.py
+    aggregators(k) = first a live peers of SAMPLE(k + 1)  their mean of the trainers' models is theta_k  aggregator.py
 
-Trainers of round k + 1 come from the same sample as the aggregators of round k, so theta_k need not travel to whoever made
-it. This file ties the two together: what others tell and ask, which aggregates are fetched outside the committee, and the
-watch that starts the first round and restarts the last one when everybody who was to carry it on is gone.
+Trainers of round k + 1 come from the same sample as the aggregators of round k, so theta_k need not travel to whoever
+made it. This file ties the two together: what others tell and ask, which aggregates are fetched outside the committee,
+and the watch that starts the first round and restarts the last one when all who were to carry it on are gone.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ class Modest:
         """Hold every R-th aggregate and the last, so that every node can serve it; and any that is here already."""
         round = Round(-1)
         while True:
-            await self.head.bell.until(lambda: self.head.known.round > round)
+            await self.head.reach(Round(round + 1))
             aggregate = self.head.known
             round = aggregate.round
             if round > 0:
@@ -148,9 +148,7 @@ class Modest:
     async def _evaluate(self) -> None:
         round = Round(-1)
         while True:
-            await self.head.bell.until(lambda: self.head.held is not None and self.head.held.round > round)
-            held = self.head.held
-            assert held is not None
+            held = await self.head.held_after(round)
             round = held.round
             last = self.head.finished and held == self.head.known
             if last or (self._evaluate_every and round % self._evaluate_every == 0):
@@ -189,7 +187,8 @@ class Modest:
     async def _enough_peers(self) -> None:
         """The first round waits for the peers that the manifest wants to see."""
         needed = max(1, self._parts.manifest.start_peers)
-        while self.head.known.round == 0 and len(self._parts.sampler.candidates(Round(1))) < needed:
+
+        while self.head.known.round == 0 and len(self._parts.sampler.candidates(Round(1))) < needed:  # noqa: ASYNC110
             await trio.sleep(self._settling.floor_s / 4)
 
     async def _take_up(self, attempt: int) -> None:

@@ -1,7 +1,7 @@
 """Signing what a peer says of itself, and believing it: the door through which registrations enter a view. Pure.
 
-One signed record serves as address book entry and as MoDeST's join/leave counter, so nobody can announce another's leave,
-move its counter or its addresses. The signature is salted with the run id: a record of another run is void here.
+One signed record serves as address book entry and as MoDeST's join/leave counter, so nobody can announce another's
+leave, move its counter or its addresses. The signature is salted with the run id: a record of another run is void here.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from verify.digest import DIGEST_BYTES
 KEY_BYTES: Final = 32
 SIGNATURE_BYTES: Final = 64
 # Identity multihash (code 0, 0x24 bytes) of libp2p's PublicKey protobuf: field 1 = 1 (Ed25519), field 2 = the key.
-_PREFIX: Final = bytes.fromhex("0024" "0801" "1220")
+_PREFIX: Final = bytes.fromhex("002408011220")
 _PEER_CHARS: Final = 52  # every Ed25519 peer id has as many: its 37 bytes after the zero start with 0x24
 
 

@@ -1,8 +1,8 @@
 """TRAIN(k) of MoDeST (arXiv 2302.13837, Algorithm 4): train from the aggregate of round k-1, hand the update to the
 aggregators of sample k+1, and see to it that one of them settles the round.
 
-A newer assignment pre-empts the one under way. Handing in is repeated with a fresh sample until the round is known to be
-over, so an aggregator that dies is replaced and nothing that was trained is lost with it.
+A newer assignment pre-empts the one under way. Handing in is repeated with a fresh sample until the round is known to
+be over, so an aggregator that dies is replaced and nothing that was trained is lost with it.
 """
 
 from __future__ import annotations
@@ -66,14 +66,17 @@ class Trainer:
         """Until cancelled."""
         done: Assignment | None = None
         while True:
-            await self._head.bell.until(lambda: self._assignment is not done)
-            done = self._assignment
-            assert done is not None
+            done = await self._next(done)
             with trio.CancelScope() as self._scope:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._preempt, done.round)
                     await self._train(done)
                     nursery.cancel_scope.cancel()
+
+    async def _next(self, done: Assignment | None) -> Assignment:
+        await self._head.bell.until(lambda: self._assignment is not done)
+        assert self._assignment is not None
+        return self._assignment
 
     async def _preempt(self, round: Round) -> None:
         """Somebody has finished that round without us."""
