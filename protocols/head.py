@@ -1,7 +1,8 @@
 """The newest aggregate: which one we believe in (`known`), and which one's bytes we hold (`held`).
 
 An aggregate of the next round or two is believed when a majority of the aggregators that we sample for it ourselves
-have named it. A node that has fallen further behind believes what two of several peers say alike: one liar cannot move us.
+have named it. A node that has fallen further behind believes what two of several peers say alike: one liar cannot move
+us.
 Invariant: `held.round <= known.round`, and both only grow.
 """
 
