@@ -18,9 +18,9 @@ from sampling.peers import PeerId
 Delay = float | Mapping[tuple[PeerId, PeerId], float] | Callable[[PeerId, PeerId], float]
 Bandwidth = float | Mapping[PeerId, float] | Callable[[PeerId], float]
 
-# What a message costs on the socket beside its payload, as counted by the real transport of this project over loopback
-# (py-libp2p 0.8.1, noise and yamux; TCP and IP are not counted, as there). Every layer has its part: noise 18 B a write,
-# yamux 12 B a frame and its window updates, multistream-select some 60 B whenever a stream opens.
+# What a message costs on the socket beside its payload, as the real transport counts it over loopback (py-libp2p 0.8.1,
+# noise and yamux; TCP and IP are not counted). Every layer has its part: noise 18 B a write, yamux 12 B a frame and its
+# window updates, multistream-select some 60 B whenever a stream opens.
 REQUEST_OVERHEAD_BYTES: Final = 375  # measured 371 to 380; a stream of its own each, negotiated in both directions
 ANSWER_OVERHEAD_BYTES: Final = 375  # the same
 GOSSIP_OVERHEAD_BYTES: Final = (
