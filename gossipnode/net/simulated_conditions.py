@@ -23,9 +23,7 @@ Bandwidth = float | Mapping[PeerId, float] | Callable[[PeerId], float]
 # window updates, multistream-select some 60 B whenever a stream opens.
 REQUEST_OVERHEAD_BYTES: Final = 375  # measured 371 to 380; a stream of its own each, negotiated in both directions
 ANSWER_OVERHEAD_BYTES: Final = 375  # the same
-GOSSIP_OVERHEAD_BYTES: Final = (
-    440  # measured 439 a copy: topic of 29 B, signature, origin, key, signed peer record
-)
+GOSSIP_OVERHEAD_BYTES: Final = 440  # measured 439 a copy: topic of 29 B, signature, origin, key, signed peer record
 CHUNK_OVERHEAD_BYTES: Final = 50  # measured 2,370 B beside 3 MiB, which is 49 B for each 64 KiB
 HANDSHAKE_BYTES: Final = 2100  # measured 2,097 to 2,099 B each way: noise, muxer, identify, gossip's greeting
 FAREWELL_BYTES: Final = 40  # yamux GO_AWAY, or the reset of one stream
