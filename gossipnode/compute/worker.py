@@ -37,7 +37,7 @@ if TYPE_CHECKING:  # torch takes seconds to import: the pipe is watched meanwhil
     from gossipnode.learn.engine import Engine
     from gossipnode.learn.task import Data
 
-NICENESS = 5  # the daemon answers pings on the same cores: it goes first
+NICENESS = 5  # of training, on Linux of its thread alone: the daemon, and merging, go first on the same cores
 OOM_SCORE = 500  # of 1000: if memory runs out, the kernel kills this process, which can be started again, first
 Outcome = tuple[Answer, bytes]  # and the digest of what was stored, or b""
 
@@ -98,16 +98,17 @@ class Bench:
                 return calls.Done(), b""
 
     def _start(self, config: LearnerConfig) -> calls.Ready:
+        source = task_source(config.task)  # first: a misspelt name should not take a second to be refused
         import torch
 
         from gossipnode.learn.engine import Engine
 
         torch.set_num_threads(config.threads)
-        source = task_source(config.task)
         self.engine = Engine(config)
         self.data = self.engine.data(config.shard)
         self.blobs = Path(config.store) / "blobs"
         template = self.engine.template
+        os.nice(NICENESS)
         return calls.Ready(template.parameters, template.size, len(self.data.rows), source)
 
     def _train(self, ask: calls.Train, stop: Callable[[], bool]) -> Outcome:
@@ -184,18 +185,17 @@ def _claim_pipes() -> tuple[BinaryIO, int]:
     return source, sink
 
 
-def _yield_to_the_daemon() -> None:
+def _outlived_by_the_daemon() -> None:
     for ignored in (signal.SIGINT, signal.SIGTERM):  # sent to the whole group; the daemon decides, and its pipe ends us
         signal.signal(ignored, signal.SIG_IGN)
     with contextlib.suppress(OSError):
-        os.nice(NICENESS)
         Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE))  # only Linux has it
 
 
 def main() -> None:
     source, sink = _claim_pipes()
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # it is a TextIOWrapper
-    _yield_to_the_daemon()
+    _outlived_by_the_daemon()
     model, blobs, bench = Lane(), Lane(), Bench()
     writing = threading.Lock()
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -36,15 +37,16 @@ class Shard(msgspec.Struct, frozen=True, kw_only=True):
 
     def rows(self, labels: NDArray[np.integer[Any]]) -> Rows:
         """Ascending indices of this shard's examples. Raises TaskError."""
-        return partition(labels, self)[self.index]
+        if self.index >= self.count:
+            raise TaskError(f"shard {self.index} of {self.count} does not exist: the last is {self.count - 1}")
+        whole = msgspec.structs.replace(self, index=0)
+        return _partition(labels.tobytes(), labels.dtype.str, whole)[self.index]
 
 
 def partition(labels: NDArray[np.integer[Any]], shard: Shard) -> list[Rows]:
     """The rows of every shard of the partition that `shard` belongs to. Raises TaskError."""
     import numpy as np  # not at the top: the daemon imports this module for `Shard` alone
 
-    if shard.index >= shard.count:
-        raise TaskError(f"shard {shard.index} of {shard.count} does not exist: the last is {shard.count - 1}")
     if shard.count > len(labels):
         raise TaskError(f"{len(labels)} training examples cannot be cut into {shard.count} shards: none may be empty")
     draw = np.random.RandomState(_seed(shard))
@@ -58,6 +60,13 @@ def partition(labels: NDArray[np.integer[Any]], shard: Shard) -> list[Rows]:
     else:
         raise TaskError(f"unknown partition {shard.partition!r}: iid, labels or dirichlet:ALPHA, as in dirichlet:0.5")
     return [np.sort(rows) for rows in _none_empty(shards)]
+
+
+@lru_cache(maxsize=1)  # hundreds of nodes in one process ask for a shard each of the same partition
+def _partition(labels: bytes, dtype: str, shard: Shard) -> list[Rows]:
+    import numpy as np  # as in `partition`
+
+    return partition(np.frombuffer(labels, dtype=dtype), shard)
 
 
 def _seed(shard: Shard) -> list[int]:
