@@ -73,6 +73,7 @@ class _Child:
         self._adopt = adopt
         self._numbers = count()
         self._pending: dict[int, _Pending] = {}
+        self._sending = trio.Lock()  # calls of both lanes and interrupts share the pipe
         self._last_words = ""
         self._verdict = ""  # why we killed it, if we did
 
@@ -122,7 +123,8 @@ class _Child:
     async def _send(self, call: Call) -> None:
         assert self.process.stdin is not None
         with trio.CancelScope(shield=True), contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            await self.process.stdin.send_all(calls.framed(call))  # a broken pipe: `attend` is about to fail the call
+            async with self._sending:
+                await self.process.stdin.send_all(calls.framed(call))  # broken: `attend` is about to fail the call
         if self.ended.is_set():
             raise LearnerError(self._epitaph())
 
