@@ -16,7 +16,6 @@ import trio
 from libp2p.abc import IHost, IMuxedConn, INetStream
 from libp2p.exceptions import ValidationError
 from libp2p.io.exceptions import MessageTooLarge
-from libp2p.network.stream.exceptions import StreamEOF
 from libp2p.peer.id import ID
 from libp2p.pubsub.gossipsub import PROTOCOL_ID_V11, GossipSub
 from libp2p.pubsub.pb import rpc_pb2
@@ -179,9 +178,9 @@ class GuardedPubsub(Pubsub):
         try:
             while await stream.read(1):
                 pass
-        except StreamEOF:
-            return  # half-closed: we may still write
         except BROKEN:
+            if is_half_closed(stream):
+                return  # its writing end only: we may still write
             if self.peers.get(peer_id) is stream:
                 self._handle_dead_peer(peer_id)
 
@@ -211,6 +210,12 @@ class GuardedPubsub(Pubsub):
 
     def is_congested(self) -> bool:
         return any(len(queue) >= PACE_RPCS for queue in self.peer_queues.values())
+
+
+def is_half_closed(stream: INetStream) -> bool:
+    """Yamux raises the same StreamEOF for a reset."""
+    muxed = getattr(stream, "muxed_stream")  # noqa: B009  # not in the interface, but in every stream there is
+    return bool(muxed.recv_closed and not muxed.closed)
 
 
 def new_pubsub(host: IHost, faults: Faults, topics: Topics) -> GuardedPubsub:

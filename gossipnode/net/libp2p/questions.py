@@ -45,8 +45,11 @@ class Codec(RequestResponseCodec[bytes, bytes]):
             raise ValueError("no frame")
         return payload[len(MARK) :]
 
-    encode_response = encode_request
-    decode_response = decode_request
+    def encode_response(self, response: bytes) -> bytes:
+        return self.encode_request(response)
+
+    def decode_response(self, payload: bytes) -> bytes:
+        return self.decode_request(payload)
 
 
 class Busy(Exception):
