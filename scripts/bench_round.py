@@ -1,8 +1,8 @@
 """How long a MoDeST round takes in real processes, what it costs, and where its time goes.
 
 By default four nodes train the perceptron 784-128-10 (101,770 parameters) on 500 images each, one epoch in batches of
-20, s = 4, a = 1. Compared with the same training by the same workers without a network, taken before and after in the same
-run. A second, shorter swarm of traced nodes tells the pieces of a round.
+20, s = 4, a = 1. Compared with the same training by the same workers without a network, taken before and after in the
+same run. A second, shorter swarm of traced nodes tells the pieces of a round.
 """
 
 from __future__ import annotations
