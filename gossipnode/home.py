@@ -2,7 +2,7 @@
 
     identity.pem    who the node is                        config.toml   its own settings
     manifest.toml   the run, signed by its author          blobs/ partial/   models, by digest
-    state/          the journal of the node's state        peers.json    addresses of peers met, to find the run again
+    state/          the node's state: counter, view, newest model
     addresses.json  where the running node listens         lock          held while a node runs
 
 Everything is written whole; what is torn or edited is named in a log line and treated as absent, except the identity,
@@ -13,25 +13,15 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final
 
 import msgspec
-from msgspec import Meta
 
 from gossipnode.errors import OperatorError, reason
 from gossipnode.files import write_whole
-from protocols.limits import ADDRESS_CHARS, ADDRESSES_PER_PEER
-from protocols.signatures import public_key_of
-from sampling.peers import PeerId
-
-_log = logging.getLogger(__name__)
-_PEERS_KEPT: Final = 1000  # more than any restart needs to find one that lives
-_Address = Annotated[str, Meta(max_length=ADDRESS_CHARS)]
 
 
 class Addresses(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,10 +60,6 @@ class Home:
     @property
     def addresses(self) -> Path:
         return self.path / "addresses.json"
-
-    @property
-    def peers(self) -> Path:
-        return self.path / "peers.json"
 
     def create(self) -> None:
         """Make the directory, private, if it is not there. Raises OperatorError."""
@@ -118,22 +104,6 @@ class Home:
             raise OperatorError(f"cannot read {self.addresses}: {reason(error)}") from error
         except ValueError as error:
             raise OperatorError(f"{self.addresses} is damaged; restart the node that runs there") from error
-
-    def write_peers(self, peers: Mapping[PeerId, Sequence[str]]) -> None:
-        """Addresses of peers met, most useful first: beyond a bound the rest is left out. Raises OSError."""
-        kept = {peer: addresses[:ADDRESSES_PER_PEER] for peer, addresses in list(peers.items())[:_PEERS_KEPT]}
-        write_whole(self.peers, msgspec.json.encode(kept))
-
-    def read_peers(self) -> dict[PeerId, tuple[str, ...]]:
-        """Empty if there is no such file, or it is damaged."""
-        try:
-            found = msgspec.json.decode(self.peers.read_bytes(), type=dict[str, tuple[_Address, ...]])
-        except FileNotFoundError:
-            return {}
-        except (OSError, ValueError) as error:
-            _log.warning("%s is damaged and not used: %s", self.peers, error)
-            return {}
-        return {PeerId(peer): addresses for peer, addresses in found.items() if public_key_of(PeerId(peer))}
 
 
 def _take(descriptor: int, home: Path) -> None:

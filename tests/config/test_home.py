@@ -11,10 +11,6 @@ import pytest
 
 from gossipnode.errors import OperatorError
 from gossipnode.home import Addresses, Home
-from protocols.signatures import Signer
-from sampling.peers import PeerId
-
-PEER = Signer.from_seed(bytes(32)).peer
 
 
 @pytest.fixture
@@ -74,25 +70,7 @@ def test_addresses_of_the_running_node(home: Home) -> None:
         home.read_addresses()
 
 
-def test_peers_met(home: Home, caplog: pytest.LogCaptureFixture) -> None:
-    assert home.read_peers() == {}
-    home.write_peers({PEER: ["/ip4/127.0.0.1/tcp/1"], PeerId("nonsense"): ["x"]})
-    assert home.read_peers() == {PEER: ("/ip4/127.0.0.1/tcp/1",)}
-    assert caplog.records == []
-    home.peers.write_bytes(home.peers.read_bytes()[:-5])
-    assert home.read_peers() == {}
-    assert len(caplog.records) == 1
-
-
-def test_peers_kept_are_bounded(home: Home) -> None:
-    signers = (Signer.from_seed(seed.to_bytes(32, "big")) for seed in range(1, 1102))
-    home.write_peers({signer.peer: [f"/ip4/127.0.0.1/tcp/{port}" for port in range(20)] for signer in signers})
-    found = home.read_peers()
-    assert len(found) == 1000
-    assert {len(addresses) for addresses in found.values()} == {8}
-
-
 def test_every_file_lies_inside(home: Home) -> None:
-    files = [home.identity, home.config, home.manifest, home.state, home.addresses, home.peers]
+    files = [home.identity, home.config, home.manifest, home.state, home.addresses]
     assert {file.parent for file in files} == {home.path}
     assert len(set(files)) == len(files)
