@@ -17,6 +17,8 @@ from gossipnode.errors import OperatorError
 F = TypeVar("F", bound=Callable[..., Any])
 
 DEFAULT_HOME = Path("~/.gossipnode").expanduser()
+TOKEN_VARIABLE = "GOSSIPNODE_HTTP_TOKEN"  # a command line is open to all users of the machine, its environment is not
+FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 class Group(click.Group):
@@ -33,98 +35,189 @@ class Group(click.Group):
 def home_option(function: F) -> F:
     return click.option(
         "--home",
+        metavar="DIR",
         default=DEFAULT_HOME,
-        show_default="~/.gossipnode",
         type=click.Path(path_type=Path, file_okay=False),
-        help="Folder of this node: identity, configuration, manifest, models.",
+        help="The node's folder: its identity, settings, run and models. Without it: ~/.gossipnode.",
     )(function)
 
 
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+def settings_option(text: str) -> Callable[[F], F]:
+    return click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help=text)
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="gossipnode")
 def main() -> None:
-    """Train one model with your peers, without a server and without pooling data."""
+    """Train one model with your peers, without a server and without pooling data.
+
+    \b
+    Begin a run:  gossipnode start --home a --task digits --shard 0/2
+    Join it:      gossipnode start --home b --shard 1/2 --peers ADDRESS_THAT_THE_FIRST_PRINTED
+    Look at it:   gossipnode status --home b
+    """
 
 
-@main.command()
+@main.command(short_help="Make a node's identity and its file of settings.")
 @home_option
 def init(home: Path) -> None:
-    """Make an identity and an annotated configuration file; print the peer id."""
+    """Make a node's identity and its annotated file of settings; print its peer id.
+
+    `start` makes an identity too; this is for knowing the peer id beforehand, or for editing the settings. What is
+    there already is kept.
+    """
     from gossipnode.start import init_home
 
     click.echo(init_home(home))
 
 
-@main.command()
+@main.command(short_help="Run a node: begin a run, join one, or resume.")
 @home_option
-@click.option("--peers", multiple=True, metavar="ADDR|FILE", help="A peer's full address, or a file with one a line. Repeatable.")
-@click.option("--listen", metavar="ADDR", help="Multiaddress to listen on, as /ip4/0.0.0.0/tcp/4001; tcp/0 picks a port.")
-@click.option("--http", metavar="HOST:PORT", help="Where the status is served; port 0 picks one.")
-@click.option("--http-token", metavar="TOKEN", help="Needed to read the status; required if --http is not loopback.")
-@click.option("--task", help="digits, mnist, mnist-mlp, or your own as package.module:attribute.")
-@click.option("--shard", metavar="I/N", help="Take the I-th of N parts of the task's data (0/N is the first).")
-@click.option("--partition", metavar="KIND", help="How parts are cut: iid, dirichlet:ALPHA or labels.")
-@click.option("--data", type=click.Path(path_type=Path), help="This node's own data, given to the task.")
-@click.option("--roles", multiple=True, type=click.Choice(["trainer", "auditor", "observer"]), help="Repeatable.")
-@click.option("--threads", type=click.IntRange(1), help="Threads for training.")
-@click.option("--device", type=click.Choice(["cpu", "cuda", "auto"]), help="Where to train.")
-@click.option("--psk", type=click.Path(path_type=Path, dir_okay=False), help="Key file of a private network.")
-@click.option("--protocol", type=click.Choice(["modest"]), help="New run: how its peers train together.")
-@click.option("--rounds", type=click.IntRange(0), help="New run: end after this many rounds; 0: never.")
-@click.option("--manifest", type=click.Path(path_type=Path, dir_okay=False, exists=True), help="New run: a TOML file of its settings.")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="New run: any setting, as modest.trainers=4. Repeatable.")
-@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="info unless the configuration says more.")
+@click.option(
+    "--peers",
+    multiple=True,
+    metavar="ADDRESS|FILE",
+    help="Where to find the run: a peer's full address, /ip4/HOST/tcp/PORT/p2p/PEER_ID, or a file with one a line. "
+    "One is enough to learn the others. Repeatable.",
+)
+@click.option(
+    "--listen", metavar="ADDRESS", help="Where peers reach this node; tcp/0: any free port. [/ip4/0.0.0.0/tcp/4001]"
+)
+@click.option("--http", metavar="HOST:PORT", help="Where the status is served. Port 0: any free one. [127.0.0.1:0]")
+@click.option(
+    "--http-token",
+    metavar="TOKEN",
+    envvar=TOKEN_VARIABLE,
+    help=f"Who asks for the status must give it; needed if --http is not loopback. Better set in {TOKEN_VARIABLE}.",
+)
+@click.option(
+    "--task",
+    metavar="TASK",
+    help="What is trained: digits, mnist, mnist-mlp, or your own as package.module:attribute. Begins a run, unless the "
+    "home or --peers has one. Joining, it is needed only for a task of your own.",
+)
+@click.option(
+    "--shard", metavar="I/N", help="This node's part of the data: the I-th of N, the first is 0/N. [0/1: all]"
+)
+@click.option("--partition", metavar="KIND", help="How parts are cut: iid, labels or dirichlet:ALPHA. [iid]")
+@click.option("--data", metavar="PATH", type=click.Path(path_type=Path), help="This node's own data, for the task.")
+@click.option(
+    "--roles",
+    multiple=True,
+    type=click.Choice(["trainer", "auditor", "observer"]),
+    help="What this node does: trains, checks others' work, or only follows the model. Repeatable. [trainer]",
+)
+@click.option("--threads", metavar="N", type=click.IntRange(1, 1024), help="CPU threads for training. [1]")
+@click.option("--device", type=click.Choice(["cpu", "cuda", "auto"]), help="Where to train. [cpu]")
+@click.option(
+    "--psk",
+    metavar="FILE",
+    type=FILE,
+    help="The swarm key file of a private network.",
+)
+@click.option("--protocol", type=click.Choice(["modest"]), help="New run: how its peers train together. [modest]")
+@click.option("--rounds", metavar="N", type=click.IntRange(0), help="New run: it ends after so many rounds. [0: never]")
+@click.option(
+    "--manifest",
+    metavar="FILE",
+    type=FILE,
+    help="New run: a TOML file of its settings; --set and the options above win over it.",
+)
+@settings_option("New run: any of its settings, as --set modest.trainers=4. Repeatable.")
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="How much it says. [info]")
 @click.option("--log-json", is_flag=True, default=None, help="Log one JSON object a line.")
 def start(home: Path, **options: Any) -> None:  # noqa: ANN401  # click's options, sorted out by `start_node`
-    """Run the node: resume the home's run, join the one of --peers, or begin a new one with --task.
+    """Run a node until Ctrl-C: resume the run of its home, or join that of --peers, or begin a new one with --task.
 
     The first node of a run makes its manifest and prints its address; give that address to the others as --peers.
+    Options win over the home's config.toml. The settings of a run are made once, by its first node.
     """
     from gossipnode.start import start_node
 
     start_node(home, options)
 
 
-@main.command()
+@main.command(short_help="Show what a node is doing.")
 @click.argument("url", required=False)
-@click.option("--home", type=click.Path(path_type=Path, file_okay=False), help="The node's folder, instead of its URL.")
+@click.option(
+    "--home",
+    metavar="DIR",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="The node's folder, instead of its URL.",
+)
+@click.option(
+    "--http-token", metavar="TOKEN", envvar=TOKEN_VARIABLE, help=f"The node's. Better set in {TOKEN_VARIABLE}."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.option("--watch", is_flag=True, help="Redraw until Ctrl-C.")
-def status(url: str | None, home: Path | None, as_json: bool, watch: bool) -> None:
-    """Show what a node is doing."""
+def status(url: str | None, home: Path | None, http_token: str | None, as_json: bool, watch: bool) -> None:
+    """Show what a running node is doing: the one at URL, or of --home, or of ~/.gossipnode."""
     from gossipnode.status.view import status_command
 
     if url is None and home is None:
         home = DEFAULT_HOME
-    sys.exit(status_command(url, home, as_json, watch))
+    sys.exit(status_command(url, home, as_json, watch, token=http_token))
 
 
-@main.command()
+@main.command(short_help="Write a node's newest model as safetensors.")
 @home_option
-@click.argument("path", type=click.Path(path_type=Path, dir_okay=False))
-@click.option("--task", help="Needed if the run's task is your own: package.module:attribute.")
+@click.argument("path", metavar="FILE", type=FILE)
+@click.option("--task", metavar="TASK", help="Needed if the run's task is your own: package.module:attribute.")
 def export(home: Path, path: Path, task: str | None) -> None:
-    """Write the newest model of a home as safetensors with plain parameter names."""
+    """Write the newest model of a home to FILE, as safetensors with plain parameter names.
+
+    Works beside a running node, and without one.
+    """
     from gossipnode.export import export_model
 
     click.echo(export_model(home, path, task))
 
 
-@main.command()
-@click.option("--nodes", default=20, show_default=True, type=click.IntRange(1, 10_000), help="Nodes in the swarm.")
-@click.option("--protocol", default="modest", show_default=True, type=click.Choice(["modest"]))
-@click.option("--task", default="digits", show_default=True, help="What they learn.")
-@click.option("--rounds", default=20, show_default=True, type=click.IntRange(1))
-@click.option("--seed", default=7, show_default=True, type=click.IntRange(0), help="One seed gives one trace.")
-@click.option("--partition", default="iid", show_default=True, help="iid, dirichlet:ALPHA or labels.")
-@click.option("--latency", default="wan", show_default=True, type=click.Choice(["lan", "wan"]), help="How far apart nodes are.")
-@click.option("--loss", default=0.0, show_default=True, type=click.FloatRange(0, 0.9), help="Share of messages lost.")
-@click.option("--bandwidth", default=0.0, show_default="unlimited", type=click.FloatRange(0), help="MB/s of each node's link.")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any setting of the manifest. Repeatable.")
-@click.option("--limit", "limit_s", default=86_400.0, show_default=True, help="Virtual seconds after which it has failed.")
-@click.option("--json", "json_path", type=click.Path(path_type=Path, dir_okay=False), help="Where to write the report.")
+@main.command(short_help="Run a whole swarm in this process, under virtual time.")
+@click.option("--nodes", metavar="N", default=20, show_default=True, type=click.IntRange(1, 10_000), help="How many.")
+@click.option(
+    "--protocol", default="modest", show_default=True, type=click.Choice(["modest"]), help="How they train together."
+)
+@click.option("--task", metavar="TASK", default="digits", show_default=True, help="What they train.")
+@click.option("--rounds", metavar="N", default=20, show_default=True, type=click.IntRange(1), help="Rounds to train.")
+@click.option(
+    "--seed", metavar="N", default=7, show_default=True, type=click.IntRange(0, 2**62), help="One seed gives one trace."
+)
+@click.option("--partition", metavar="KIND", default="iid", show_default=True, help="iid, labels or dirichlet:ALPHA.")
+@click.option("--latency", default="wan", show_default=True, type=click.Choice(["lan", "wan"]), help="Distances.")
+@click.option(
+    "--loss",
+    metavar="SHARE",
+    default=0.0,
+    show_default=True,
+    type=click.FloatRange(0, 0.9),
+    help="Share of messages lost.",
+)
+@click.option(
+    "--bandwidth", metavar="MB/S", default=0.0, type=click.FloatRange(0), help="Of each node's link. [0: unlimited]"
+)
+@settings_option("Any other setting of the run, as --set modest.trainers=8. Repeatable.")
+@click.option(
+    "--limit",
+    "limit_s",
+    metavar="S",
+    default=86_400.0,
+    show_default=True,
+    type=click.FloatRange(0, min_open=True),
+    help="Virtual seconds after which it has failed.",
+)
+@click.option(
+    "--json",
+    "json_path",
+    metavar="FILE",
+    type=FILE,
+    help="Where to write the report.",
+)
 def simulate(**options: Any) -> None:  # noqa: ANN401  # as above
-    """Run a whole swarm in this process under virtual time: the daemon's own node code over a simulated network."""
+    """Run a whole swarm in this process under virtual time: the daemon's own node code over a simulated network.
+
+    Exit code 0 if every node finished with the same model, else 1.
+    """
     from gossipnode.simulate import simulate_command
 
     sys.exit(simulate_command(**options))

@@ -164,7 +164,9 @@ def _address(text: str, source: str) -> str:
         raise OperatorError(f"{source} {text[:ADDRESS_CHARS]}: expected an address like {ADDRESS_FORM}")
     _require_listen(match[1], source)
     if public_key_of(PeerId(match[2])) is None:
-        raise OperatorError(f"{source} {text}: {match[2]} is no peer id; `gossipnode init` prints a node's (12D3KooW...)")
+        raise OperatorError(
+            f"{source} {text}: {match[2]} is no peer id (12D3KooW...); `gossipnode init` prints a node's"
+        )
     return text
 
 

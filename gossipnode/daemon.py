@@ -1,5 +1,5 @@
-"""The daemon: a home and a configuration in, one running node out. Reads top down as a node's life goes: identity, transport,
-manifest, worker, node; then a signal, goodbyes, and out within 5 s.
+"""The daemon: a home and a configuration in, one running node out. Reads top down as a node's life goes: identity,
+transport, manifest, worker, node; then a signal, goodbyes, and out within 5 s.
 
 What the operator can mend is an OperatorError, raised before anything is joined. After that nothing that peers or the
 network do ends the process: only a signal does.
@@ -37,7 +37,9 @@ from gossipnode.status.report import NodeStatus, Status, StoreStatus
 from gossipnode.store import FileBlobs
 from gossipnode.toml import load_manifest, save_manifest
 from protocols.amendments import SignedManifest, present, sign
+from protocols.blobs import StoreFull
 from protocols.desk import Desk
+from protocols.learner import LearnerError
 from protocols.transport import Transport
 from sampling.peers import PeerId
 
@@ -99,6 +101,7 @@ class Daemon:
         self._worker: WorkerLearner | None = None
         self._node: Node | None = None
         self._node_made = trio.Event()
+        self._waiting: list[str] = []  # why there is no node yet, for the status
 
     # -- building -----------------------------------------------------------------------------------------------------
 
@@ -117,23 +120,45 @@ class Daemon:
     @asynccontextmanager
     async def open_node(self, tables: newrun.Tables) -> AsyncIterator[Node]:
         assert self._transport is not None
-        signed = await self._known_manifest()
-        if signed is None:
-            manifest = newrun.draft(tables, self._identity.peer)
-            async with open_worker(self._learner_config(LearnerConfig.of(manifest)), self._blobs.adopt) as worker:
-                found = await worker.describe()
-                signed = sign(newrun.draft(tables, self._identity.peer, found), self._identity.signer)
-                save_manifest(self._home.manifest, signed)
-                log.info("began run %s", signed.run.hex()[:12])
-                yield self._make_node(signed, worker)
-        else:
-            manifest = present(signed)
-            task = newrun.checked_task(manifest, self._config.task or None)
-            learner = msgspec.structs.replace(LearnerConfig.of(manifest), task=task)
-            async with open_worker(self._learner_config(learner), self._blobs.adopt) as worker:
-                yield self._make_node(signed, worker)
+        signed = await self._known_manifest(tables)
+        manifest = newrun.draft(tables, self._identity.peer) if signed is None else present(signed)
+        task = manifest.task if signed is None else newrun.checked_task(manifest, self._config.task)
+        async with self._open_worker(LearnerConfig.of(manifest), task) as worker:
+            if signed is None:
+                signed = await self._begin(tables, worker)
+            elif worker.model_bytes != manifest.model_bytes:
+                raise OperatorError(
+                    f"{task} makes models of {worker.model_bytes} bytes here, those of the run have "
+                    f"{manifest.model_bytes}: install the version of the task that the run was made with"
+                )
+            yield self._make_node(signed, worker)
 
-    async def _known_manifest(self) -> SignedManifest | None:
+    @asynccontextmanager
+    async def _open_worker(self, learner: LearnerConfig, task: str) -> AsyncIterator[WorkerLearner]:
+        """A worker that cannot even start is the operator's to mend; one that dies later is not."""
+        started = False
+        try:
+            async with open_worker(self._learner_config(learner, task), self._blobs.adopt) as worker:
+                started = True
+                yield worker
+        except LearnerError as error:
+            if started:
+                raise
+            raise OperatorError(f"task {task} cannot be started: {error}") from error
+
+    async def _begin(self, tables: newrun.Tables, worker: WorkerLearner) -> SignedManifest:
+        """A run of our own: theta0 and its size are the worker's to say."""
+        assert self._transport is not None
+        try:
+            found = await worker.describe()
+        except (LearnerError, StoreFull) as error:
+            raise OperatorError(f"the initial model cannot be made: {error}") from error
+        signed = sign(newrun.draft(tables, self._identity.peer, found), self._identity.signer)
+        save_manifest(self._home.manifest, signed)
+        log.info("began run %s; others join it with --peers %s", signed.run.hex()[:12], self._transport.addresses()[0])
+        return signed
+
+    async def _known_manifest(self, tables: newrun.Tables) -> SignedManifest | None:
         """Of this home, or of the peers that we were pointed at; None if this node is to begin the run."""
         assert self._transport is not None
         if self._home.manifest.exists():
@@ -141,16 +166,22 @@ class Daemon:
         if not self._config.peers:
             return None
         desk = Desk(self._transport, lambda peer, kind, detail: log.warning("%s: %s: %s", peer, kind, detail))
+        self._waiting = ["no peer of --peers has answered with a manifest yet"]
         signed = await newrun.fetched(desk, self._config.peers)
+        self._waiting = []
+        newrun.require_same(tables, signed, "--peers")
         manifest = present(signed)
-        log.info("joining run %s (%s): %s on %s", signed.run.hex()[:12], manifest.name, manifest.protocol, manifest.task)
+        log.info(
+            "joining run %s (%s): %s on %s", signed.run.hex()[:12], manifest.name, manifest.protocol, manifest.task
+        )
         save_manifest(self._home.manifest, signed)
         return signed
 
-    def _learner_config(self, learner: LearnerConfig) -> LearnerConfig:
+    def _learner_config(self, learner: LearnerConfig, task: str) -> LearnerConfig:
         config = self._config
         return msgspec.structs.replace(
             learner,
+            task=task,
             shard=config.shard_of(learner.seed),
             data=config.data,
             store=str(self._home.store),
@@ -201,7 +232,7 @@ class Daemon:
     def status(self) -> Status:
         process, store = self._process(), self._store()
         if self._node is None:
-            return Status(node=process, store=store)
+            return Status(node=process, store=store, warnings=list(self._waiting))
         return snapshot(self._node, process, store)
 
     def _process(self) -> NodeStatus:

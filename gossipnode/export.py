@@ -27,17 +27,17 @@ def export_model(path: Path, target: Path, task: str | None) -> str:
     state = Journal(home.state, State).load()
     if state is None or state.held is None:
         raise OperatorError(f"{path} holds no model yet: wait for the node's first round")
-    trio.run(_write, home, task, state.held, target)
+    trio.run(_write, home, task or "", state.held, target.absolute())
     return f"wrote the model of round {state.held.round} ({state.held.model.hex()[:12]}) to {target}"
 
 
-async def _write(home: Home, task: str | None, held: Aggregate, target: Path) -> None:
+async def _write(home: Home, task: str, held: Aggregate, target: Path) -> None:
     manifest = present_in(home.manifest)
     config = msgspec.structs.replace(
         LearnerConfig.of(manifest), task=checked_task(manifest, task), store=str(home.store)
     )
-    async with open_worker(config, lambda digest: None) as worker:
-        try:
-            await worker.export(held.model, target.absolute())
-        except (LearnerError, Unfit) as error:
-            raise OperatorError(f"cannot export to {target}: {error}") from error
+    try:
+        async with open_worker(config, lambda digest: None) as worker:
+            await worker.export(held.model, target)
+    except (LearnerError, Unfit) as error:
+        raise OperatorError(f"cannot export to {target}: {error}") from error

@@ -113,9 +113,7 @@ def _accuracy(statuses: Mapping[str, Status], central: float | None) -> Accuracy
     learned = {name: status.progress.learning for name, status in statuses.items()}
     per_node = {name: each.accuracy for name, each in learned.items() if each and each.accuracy is not None}
     values = list(per_node.values()) or [math.nan]
-    return Accuracy(
-        mean=statistics.fmean(values), min=min(values), max=max(values), per_node=per_node, central=central
-    )
+    return Accuracy(mean=statistics.fmean(values), min=min(values), max=max(values), per_node=per_node, central=central)
 
 
 def _bytes(statuses: Sequence[Status], rounds: Mapping[int, RoundStatus], model_bytes: int) -> Bytes:
@@ -132,14 +130,12 @@ def _bytes(statuses: Sequence[Status], rounds: Mapping[int, RoundStatus], model_
 
 
 def _transfers(rounds: Mapping[int, RoundStatus]) -> list[int]:
-    """Models that rounds 2, 3, ... had to move: the last aggregate to their trainers, their models to the aggregators."""
+    """Models that rounds 2, 3, ... had to move: the last aggregate to trainers, their models to aggregators."""
     moved = []
     for number, each in rounds.items():
         if before := rounds.get(number - 1):
             fetched = sum(trainer not in before.aggregators for trainer in each.trainers)
-            handed_in = sum(
-                trainer != aggregator for trainer in each.trainers for aggregator in each.aggregators
-            )
+            handed_in = sum(trainer != aggregator for trainer in each.trainers for aggregator in each.aggregators)
             moved.append(fetched + handed_in)
     return moved or [0]
 

@@ -1,4 +1,4 @@
-"""`gossipnode init` and `gossipnode start`: from what the operator typed to a home, a configuration and a running daemon."""
+"""`gossipnode init` and `gossipnode start`: from what was typed to a home, a configuration and a running daemon."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from gossipnode.errors import OperatorError
 from gossipnode.home import Home
 from gossipnode.identity import create_identity, load_identity
 from gossipnode.log import set_up_log
-from gossipnode.newrun import Tables, merged, settings_tables
-from gossipnode.toml import read_tables
+from gossipnode.newrun import Tables, draft, merged, require_draft, require_same, settings_tables
+from gossipnode.toml import load_manifest, read_tables
 
 NEW_RUN = ("protocol", "rounds", "manifest", "settings")  # options about a run to begin; all others are the node's own
 
@@ -39,8 +39,12 @@ def start_node(path: Path, options: Mapping[str, Any]) -> None:
     set_up_log(config.log_level, as_json=config.log_json)
     tables = _draft(options, config)
     with home.lock():
-        if not home.identity.exists():
-            create_identity(home.identity)
+        identity = load_identity(home.identity) if home.identity.exists() else create_identity(home.identity)
+        # What is wrong with what was said of the run is told before anything is started.
+        if home.manifest.exists():
+            require_same(tables, load_manifest(home.manifest), f"the home {home.path}")
+        elif not config.peers:
+            draft(tables, identity.peer)
         try:
             trio.run(run_daemon, home, config, tables)
         except* OperatorError as errors:
@@ -66,7 +70,9 @@ def _draft(options: Mapping[str, Any], config: Config) -> Tables:
     file = read_tables(options["manifest"]) if options["manifest"] else {}
     given = {key: options[key] for key in ("protocol", "rounds") if options[key] is not None}
     task = {"task": config.task} if config.task else {}
-    return merged(file, task, given, settings_tables(options["settings"]))
+    tables = merged(file, task, given, settings_tables(options["settings"]))
+    require_draft(tables)
+    return tables
 
 
 def _first(errors: BaseExceptionGroup[BaseException]) -> OperatorError:

@@ -219,6 +219,11 @@ class WorkerLearner:
         """Of the worker process, if one is alive."""
         return None if self._child is None or self._child.ended.is_set() else self._child.process.pid
 
+    @property
+    def model_bytes(self) -> int:
+        """Of every model blob of the task as it is here."""
+        return self._ready.model_bytes
+
     async def describe(self) -> TaskInfo:
         """Stores theta0. Raises LearnerError, StoreFull."""
         ready = self._ready
