@@ -1,18 +1,31 @@
-"""A transport without a network: what each peer answers and serves is written down by the test."""
+"""What the tests of conversations share: a transport without a network, where what each peer answers and serves is
+written down by the test; and whole swarms on the simulated network, with a learner that is quick to compute.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+import math
+import random
+import struct
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 import trio
 
+from gossipnode.net.simulated import Conditions, SimulatedNetwork, simulate_network
+from gossipnode.node import Node, Run, State
+from gossipnode.store import MemoryBlobs
 from protocols import wire
-from protocols.messages import AnyMessage
+from protocols.head import Head
+from protocols.learner import Evaluation, LearnerError, Trained, Unfit
+from protocols.manifest import Manifest, Modest, Timing, run_id
+from protocols.messages import Aggregate, AnyMessage
+from protocols.signatures import Signer
 from protocols.transport import Answer, BlobSource, Gossip, LinkDown, LinkUp, NoAnswer, NotHeld, Traffic, Unreachable
-from sampling.peers import PeerId
+from sampling.peers import PeerId, Role, Round
 from verify.digest import Digest, digest_of
 from verify.standing import OffenceKind
 
@@ -157,3 +170,243 @@ class Court:
 @pytest.fixture
 def court() -> Court:
     return Court()
+
+
+# -- a swarm of whole nodes on the simulated network, with models of a few bytes -----------------------------------
+
+
+class ToyLearner:
+    """A model is one number and who made it. Training adds 1 and takes `train_s` of virtual time."""
+
+    MODEL = struct.Struct("<d8s")
+
+    def __init__(self, blobs: MemoryBlobs, name: str) -> None:
+        self._blobs = blobs
+        self._name = name
+        self.train_s = 1.0
+        self.samples = 10
+        self.fails = False  # the operator's task raises
+        self.poison = False  # it hands out what is not finite
+        self.bias = 0.0  # it merges wrongly
+        self.trained: list[int] = []  # rounds
+        self.begun: list[int] = []
+        self.evaluated: list[Digest] = []
+
+    async def _put(self, value: float, maker: str) -> Digest:
+        return await self._blobs.put(self.MODEL.pack(value, maker.encode()[-8:]))
+
+    async def value(self, model: Digest) -> float:
+        found: float = self.MODEL.unpack(await self._blobs.get(model))[0]
+        return found
+
+    async def initial(self) -> Digest:
+        return await self._put(0.0, "theta0")
+
+    async def train(self, parent: Digest, round: Round, *, seed: int) -> Trained:
+        value = await self.value(parent)
+        self.begun.append(round)
+        await trio.sleep(self.train_s)
+        if self.fails:
+            raise LearnerError("KeyError: 'label'")
+        self.trained.append(round)
+        value = float("nan") if self.poison else value + 1
+        return Trained(await self._put(value, f"{self._name}{round}"), self.samples, 1, 0.5, self.train_s)
+
+    async def merge(self, models: Sequence[Digest], weights: Sequence[int]) -> Digest:
+        values = [await self.value(model) for model in models]
+        mean = sum(value * weight for value, weight in zip(values, weights, strict=True)) / sum(weights)
+        # The digests too, so that the means of different models differ.
+        return await self._put(mean + self.bias, digest_of(b"".join(models)).hex())
+
+    async def check(self, model: Digest) -> None:
+        await trio.lowlevel.checkpoint()
+        if not math.isfinite(await self.value(model)):
+            raise Unfit("not finite")
+
+    async def evaluate(self, model: Digest) -> Evaluation:
+        self.evaluated.append(model)
+        return Evaluation(model, 0.1, 0.9, 10)
+
+
+@dataclass
+class Member:
+    node: Node
+    learner: ToyLearner
+    blobs: MemoryBlobs
+    peer: PeerId
+    index: int
+    scope: trio.CancelScope
+    saved: list[State]
+
+    @property
+    def head(self) -> Head:
+        return self.node.protocol.head
+
+    @property
+    def round(self) -> int:
+        return self.head.known.round
+
+    def offences(self) -> list[tuple[PeerId, OffenceKind]]:
+        return [(each.peer, each.kind) for each in self.node.standing.offences()]
+
+
+class Swarm:
+    """Nodes of one run; `tables` are the manifest's. Every aggregate that anybody came to believe is kept."""
+
+    def __init__(self, network: SimulatedNetwork, nursery: trio.Nursery, modest: Modest, **tables: object) -> None:
+        self.network = network
+        self._nursery = nursery
+        self.members: list[Member] = []
+        settings: dict[str, Any] = {
+            "rounds": 5,
+            "timing": Timing(round_floor_s=1.0, round_ceiling_s=60.0),
+            "model_bytes": ToyLearner.MODEL.size,
+            "theta0": digest_of(ToyLearner.MODEL.pack(0.0, b"theta0")).hex(),
+            "author": signer_of(0).peer,
+        }
+        self.manifest = Manifest(name="toy", protocol="modest", task="digits", modest=modest, **settings | tables)
+        self.run_id = run_id(self.manifest)
+        self.believed: list[Aggregate] = []
+
+    async def start(
+        self, count: int = 1, *, roles: Sequence[Role] = (Role.TRAINER,), **learner: object
+    ) -> list[Member]:
+        """Returns when they have joined. `learner`: settings of theirs."""
+        return [await self._start(len(self.members), roles, State(), learner) for _ in range(count)]
+
+    async def restart(self, member: Member) -> Member:
+        """The machine is back, with what was saved on it."""
+        return await self._start(member.index, [Role.TRAINER], member.saved[-1], {}, member.blobs)
+
+    async def _start(
+        self,
+        index: int,
+        roles: Sequence[Role],
+        state: State,
+        settings: Mapping[str, object],
+        blobs: MemoryBlobs | None = None,
+    ) -> Member:
+        blobs = blobs or MemoryBlobs(64 * ToyLearner.MODEL.size)
+        learner = ToyLearner(blobs, f"{index}/")
+        for name, value in settings.items():
+            setattr(learner, name, value)
+        member = await self._nursery.start(self._live, index, roles, state, learner, blobs)
+        assert isinstance(member, Member)
+        if index < len(self.members):
+            self.members[index] = member
+        else:
+            self.members.append(member)
+        await member.node.joined.wait()
+        return member
+
+    async def _live(
+        self,
+        index: int,
+        roles: Sequence[Role],
+        state: State,
+        learner: ToyLearner,
+        blobs: MemoryBlobs,
+        task_status: trio.TaskStatus[Member],
+    ) -> None:
+        signer = signer_of(index)
+        others = [member for member in self.members if self.network.alive(member.peer)]
+        bootstrap = others[0].node.parts.desk.transport.addresses() if others else ()
+        saved: list[State] = []
+
+        async def save(state: State) -> None:
+            await trio.lowlevel.checkpoint()
+            saved.append(state)
+
+        run = Run(self.run_id, self.manifest, b"signed", roles=roles, bootstrap=bootstrap, evaluate_every=0)
+        with trio.CancelScope() as scope:
+            async with self.network.join(signer.peer) as transport:
+                rng = random.Random(f"test/{index}/{trio.current_time()}")
+                node = Node(run, transport, learner, blobs, signer, state=state, save=save, rng=rng)
+                transport.serve(node.answer, blobs)
+                task_status.started(Member(node, learner, blobs, signer.peer, index, scope, saved))
+                await node.run()
+
+    def crash(self, *members: Member) -> None:
+        for member in members:
+            self.network.crash(member.peer)
+            member.scope.cancel()
+
+    def alive(self) -> list[Member]:
+        return [member for member in self.members if self.network.alive(member.peer)]
+
+    def named(self, peers: Iterable[PeerId]) -> list[Member]:
+        """In the order of `peers`."""
+        members = {member.peer: member for member in self.members}
+        return [members[peer] for peer in peers]
+
+    def trainers(self, round: int) -> list[Member]:
+        """As those alive would sample them, were all alive."""
+        order = self.alive()[0].node.parts.sampler.order(Round(round))
+        return self.named(order[: self.manifest.modest.trainers])
+
+    def aggregators(self, round: int) -> list[Member]:
+        return self.trainers(round + 1)[: self.manifest.modest.aggregators]
+
+    async def until(self, holds: Callable[[], bool], within_s: float = 600.0) -> None:
+        with trio.move_on_after(within_s) as scope:
+            while True:
+                self._observe()
+                if holds():
+                    return
+                await trio.sleep(0.05)
+        assert not scope.cancelled_caught, f"not within {within_s} virtual seconds: rounds {self.rounds()}"
+
+    def rounds(self) -> list[int]:
+        return [member.round for member in self.alive()]
+
+    async def until_round(self, round: int, within_s: float = 600.0) -> None:
+        """Until everyone alive knows it."""
+        await self.until(lambda: min(self.rounds()) >= round, within_s)
+
+    async def until_finished(self, within_s: float = 600.0) -> Aggregate:
+        """Until everyone alive holds the same last model, and has evaluated it."""
+        await self.until(lambda: all(map(_is_done, self.alive())), within_s)
+        (last,) = {member.head.known for member in self.alive()}
+        return last
+
+    async def see_everyone(self) -> None:
+        """Until all views hold all that are alive."""
+        await self.until(
+            lambda: all(len(each.node.parts.membership.view) >= len(self.alive()) for each in self.alive())
+        )
+
+    def _observe(self) -> None:
+        for member in self.alive():
+            if member.round > 0 and member.head.known not in self.believed:
+                self.believed.append(member.head.known)
+
+    def settled(self, round: int) -> Aggregate:
+        """The one aggregate of that round; two would be a fork."""
+        (found,) = [aggregate for aggregate in self.believed if aggregate.round == round]
+        return found
+
+
+def _is_done(member: Member) -> bool:
+    last = member.head.known
+    return member.head.finished and member.head.held == last and last.model in member.learner.evaluated
+
+
+def signer_of(index: int) -> Signer:
+    return Signer.from_seed(bytes([index] * 32))
+
+
+MakeSwarm = Callable[..., Swarm]
+
+
+@pytest.fixture
+async def make_swarm() -> AsyncIterator[MakeSwarm]:
+    """`make_swarm(trainers=3, ...)`: settings of modest by name, and other tables of the manifest. For virtual time the
+    test itself must ask for `autojump_clock`."""
+    async with simulate_network(Conditions(delay=0.02), seed=1) as network, trio.open_nursery() as nursery:
+
+        def make(**settings: Any) -> Swarm:  # noqa: ANN401 - each setting has its own type
+            modest = {name: settings.pop(name) for name in list(settings) if name in Modest.__struct_fields__}
+            return Swarm(network, nursery, Modest(**modest), **settings)
+
+        yield make
+        nursery.cancel_scope.cancel()
