@@ -99,6 +99,13 @@ async def test_a_relay_passes_a_burst_on() -> None:
         assert await take(heard, len(frames)) == frames
 
 
+async def test_a_neighbours_queue_holds_more_than_libp2ps_own() -> None:
+    """A relay cannot pace what it passes on."""
+    async with linked((0, 1)) as [a, b]:
+        queue = a._pubsub.peer_queues[addresses.peer_id(b.me)]
+        assert all(queue.push(rpc_pb2.RPC()) for _ in range(200))
+
+
 async def test_copies_from_two_neighbours_are_heard_once() -> None:
     async with linked((0, 1), (0, 2), (1, 3), (2, 3)) as [a, _, _, d], d.subscribe(TOPIC) as heard:
         for i in range(10):

@@ -265,6 +265,38 @@ async def test_leaving_does_not_wait_for_a_frozen_peer_and_says_nothing(caplog: 
     assert [record.getMessage() for record in caplog.records if not record.name.startswith("libp2p")] == []
 
 
+async def test_a_link_is_closed_even_while_a_write_on_it_is_stuck() -> None:
+    async with node(1) as a, node(2) as b:
+        await a.dial(b.addresses()[0])
+        [conn] = a._links._open[b.me]
+
+        async def write() -> None:
+            """To a peer that does not read: until the socket is closed."""
+            async with conn.muxed_conn._write_lock:
+                await sockets.wire_under(conn).closed.wait()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(write)
+            await trio.testing.wait_all_tasks_blocked()
+            with trio.fail_after(3):
+                await a.drop(b.me)
+        assert a.peers() == frozenset()
+
+
+def test_libp2ps_log_is_ours_at_debug_and_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    guards.quieten()
+    try:
+        raise ValueError("a peer's doing")
+    except ValueError:
+        logging.getLogger("libp2p.host").exception("two\nlines")
+    guards.swarm_connection.logging.warning("to the root logger")
+    seen = [record for record in caplog.records if not record.name.startswith("libp2p")]
+    assert [record.getMessage() for record in seen] == ["libp2p: two lines", "libp2p: to the root logger"]
+    assert {(record.name, record.levelname, record.exc_info) for record in seen} == {("gossipnode.net", "DEBUG", None)}
+    assert not logging.getLogger("libp2p").propagate
+
+
 async def test_peers_learn_at_once_that_we_left() -> None:
     async with node(1) as a, a.links() as changes:
         async with node(2) as b:
@@ -294,6 +326,17 @@ async def test_sockets_that_never_shake_hands_are_bounded(monkeypatch: pytest.Mo
         with trio.fail_after(5):
             while await mute[3].receive_some():  # the multistream header of those within the limit has no end
                 pass
+
+
+async def test_half_open_sockets_do_not_take_the_places_of_links(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "LINKS", 2)
+    async with node(1) as a, node(2) as b, AsyncExitStack() as stack:
+        port = int(a.addresses()[0].split("/")[4])
+        for _ in range(3):
+            mute = await stack.enter_async_context(await trio.open_tcp_stream("127.0.0.1", port))
+            assert await mute.receive_some()
+        await b.dial(a.addresses()[0])
+        assert await b.request(a.me, b"?", timeout_s=5) == b"?"
 
 
 async def test_connections_that_came_and_went_leave_their_place(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -340,7 +383,11 @@ async def test_libp2p_dials_nobody_by_itself() -> None:
     async with node(1) as a, node(2) as b:
         await b.dial(a.addresses()[0])
         await b.drop(a.me)
+        await until(lambda: not b.peers())
         swarm = b._links._swarm
+        assert not swarm.auto_connector._recent_disconnects  # a line for everybody who ever left
+        assert _raw(a) not in swarm.peerstore.peer_ids()
+        swarm.peerstore.add_addrs(_raw(a), [_multiaddr(a)], 100)
         await swarm.auto_connector.maybe_connect()
         with pytest.raises(guards.SwarmException):
             await swarm.dial_peer(_raw(a))

@@ -119,7 +119,7 @@ def new_host(keys: KeyPair, tcp: Tcp, psk: bytes | None, faults: Faults) -> Basi
     )
     swarm.refused = set()
     swarm.auto_connector = Dormant(swarm)
-    swarm._inbound_limiter = trio.CapacityLimiter(math.inf)  # it never gives back; `Tcp.is_full` is the limit
+    swarm._inbound_limiter = trio.CapacityLimiter(math.inf)  # it counts handshakes as links; `Tcp.is_full` does not
     host = BasicHost(network=swarm, disable_identify_address_discovery=True)
     swarm.set_stream_handler(guarded(swarm.common_stream_handler, faults))
     return host

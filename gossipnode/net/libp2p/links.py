@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import struct
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Final, Literal
@@ -58,14 +58,13 @@ class WrongPeer(Exception):
 
 
 class Links(INotifee):
-    def __init__(self, host: BasicHost, heartbeat: Heartbeat, on_closed: Callable[[INetConn], None]) -> None:
+    def __init__(self, host: BasicHost, heartbeat: Heartbeat) -> None:
         self._host = host
         self._swarm = host.get_network()
         assert isinstance(self._swarm, GuardedSwarm)
         self.refused: set[PeerId] = self._swarm.refused
         self._me = name_of(host.get_id())
         self._heartbeat = heartbeat
-        self._on_closed = on_closed
         self._open: dict[PeerId, set[INetConn]] = {}
         self._listeners: list[trio.MemorySendChannel[LinkUp | LinkDown]] = []
         self._known: OrderedDict[PeerId, tuple[Endpoint, ...]] = OrderedDict()
@@ -106,7 +105,6 @@ class Links(INotifee):
         await trio.lowlevel.checkpoint()
         raw = conn.muxed_conn.peer_id
         peer = name_of(raw)
-        self._on_closed(conn)
         conns = self._open.get(peer)
         if conns is None or conn not in conns:
             return

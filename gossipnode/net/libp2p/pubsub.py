@@ -13,7 +13,7 @@ import time
 from typing import Final
 
 import trio
-from libp2p.abc import IHost, IMuxedConn, INetStream
+from libp2p.abc import IHost, INetStream
 from libp2p.exceptions import ValidationError
 from libp2p.io.exceptions import MessageTooLarge
 from libp2p.peer.id import ID
@@ -86,23 +86,17 @@ class GuardedPubsub(Pubsub):
     # -- reading ------------------------------------------------------------------------------------------------------
 
     async def stream_handler(self, stream: INetStream) -> None:
+        """Until the stream ends. What garbage raises (half a dozen kinds) is `guards.guarded`'s to report."""
         raw = stream.muxed_conn.peer_id
         try:
             await self.continuously_read_stream(stream)
-        except BROKEN as error:
-            if isinstance(error, MessageTooLarge):
-                self._condemn(raw, "oversize-gossip", error)
-            log.debug("the gossip stream of %s ended: %s", raw, one_line(error))
-        except Exception as error:  # garbage: protobuf, varint, key and record errors of half a dozen kinds
-            self._condemn(raw, "garbage", error)
+        except MessageTooLarge as error:
+            # Begin again at once: the peer may be honest and another implementation at fault.
+            self._faults.note(name_of(raw), "oversize-gossip", error)
+            self._handle_dead_peer(raw)
         finally:
             self._records.pop(raw, None)
             await reset(stream)
-
-    def _condemn(self, raw: ID, kind: str, error: Exception) -> None:
-        """Report it, and begin again at once: the peer may be honest and another implementation at fault."""
-        self._faults.note(name_of(raw), "oversize-gossip" if kind == "oversize-gossip" else "garbage", error)
-        self._handle_dead_peer(raw)
 
     async def continuously_read_stream(self, stream: INetStream) -> None:
         raw = stream.muxed_conn.peer_id
@@ -136,15 +130,6 @@ class GuardedPubsub(Pubsub):
             return False
         self._records[raw] = rpc.senderRecord
         return True
-
-    async def push_msg(self, msg_forwarder: ID, msg: rpc_pb2.Message) -> None:
-        if msg_forwarder == self.my_id:
-            await super().push_msg(msg_forwarder, msg)
-            return
-        try:
-            await super().push_msg(msg_forwarder, msg)
-        except Exception as error:  # a garbled origin or key raises half a dozen kinds
-            self._faults.note(name_of(msg_forwarder), "garbage", error)
 
     async def validate_msg(self, msg_forwarder: ID, msg: rpc_pb2.Message) -> None:
         """After the signature and before delivery; without a checkpoint, or copies from two neighbours both pass."""
@@ -201,12 +186,6 @@ class GuardedPubsub(Pubsub):
         if peer_id in self.peers:
             for topic in [topic for topic, peers in self.peer_topics.items() if peer_id in peers]:
                 await self.router.on_peer_subscribed(peer_id, topic)
-
-    def abandon(self, muxed_conn: IMuxedConn) -> None:
-        """A connection has closed. libp2p keeps the peer's stream on it while another is up, and writes to nobody."""
-        stream = self.peers.get(muxed_conn.peer_id)
-        if stream is not None and stream.muxed_conn is muxed_conn:
-            self._handle_dead_peer(muxed_conn.peer_id)
 
     def is_congested(self) -> bool:
         return any(len(queue) >= PACE_RPCS for queue in self.peer_queues.values())

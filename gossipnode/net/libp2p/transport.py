@@ -56,7 +56,7 @@ class Libp2pTransport:
         self._topics = Topics(tally)
         self._subscribing = trio.Lock()
         self._pubsub = new_pubsub(host, faults, self._topics)
-        self._links = Links(host, heartbeat, lambda conn: self._pubsub.abandon(conn.muxed_conn))
+        self._links = Links(host, heartbeat)
         self._questions = Questions(host, faults)
         self._bulk = Bulk(host, tally, faults)
         self._bound = [Multiaddr(address) for address in tcp.bound]
