@@ -3,7 +3,8 @@
 An aggregate of the next round or two is believed when a majority of the aggregators that we sample for it ourselves
 have named it. A node that has fallen further behind believes what two of several peers say alike: one liar cannot move
 us.
-Invariant: `held.round <= known.round`, and both only grow.
+Invariant: `held.round <= known.round`, and both only grow; but when a model has died with all who held it, `known` goes
+back to `held`, as a restart would take it.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ import trio
 
 from protocols import limits
 from protocols.bell import Bell
-from protocols.blobs import Blobs
+from protocols.blobs import Blobs, StoreFull
 from protocols.desk import Desk
-from protocols.exchange import ModelExchange
+from protocols.exchange import ModelExchange, NotFetched
 from protocols.learner import Learner, Unfit
 from protocols.manifest import Manifest
 from protocols.membership import Membership
@@ -62,6 +63,8 @@ class Head:
         self.known = start
         self.held: Aggregate | None = None
         self.bell = Bell()  # rung when `known` or `held` moved
+        self._start = start
+        self._lost: dict[Digest, Aggregate] = {}  # known by name, but nobody could give us the bytes
         self._parts = parts
         self._on_held = held
         self._votes: dict[Round, dict[PeerId, Aggregate]] = {}  # of rounds that are still to come; each voter's last
@@ -103,9 +106,10 @@ class Head:
 
     def learn(self, aggregate: Aggregate) -> None:
         """Believe it."""
-        if aggregate.round <= self.known.round:
+        if aggregate.round <= self.known.round or aggregate.model in self._lost:
             return
         self.known = aggregate
+        self._lost = {model: lost for model, lost in self._lost.items() if lost.round > aggregate.round}
         self._votes = {round: votes for round, votes in self._votes.items() if round > aggregate.round}
         self._parts.membership.advance(aggregate.round)
         self.bell.ring()
@@ -135,9 +139,38 @@ class Head:
             await self._on_held(aggregate)
             self.bell.ring()
 
+    async def retreat(self) -> bool:
+        """For a run that stands still: if nobody can give us the newest model, go back to the newest that is here; else
+        all wait for ever for bytes that died with their holders. True if we did."""
+        if self.known.round == 0 or await self._obtainable(self.known):
+            return False
+        lost, back = self.known, self.held or self._start
+        self._lost[lost.model] = lost
+        self.known = back if back.round < lost.round else theta0(self._parts.manifest)
+        log.warning("the model of round %d is lost: going on from round %d", lost.round, self.known.round)
+        self.bell.ring()
+        return True
+
+    async def _recover(self) -> None:
+        """What was lost may have turned up with a peer that was away."""
+        for lost in sorted(self._lost.values(), key=lambda lost: lost.round):
+            if await self._obtainable(lost):
+                self._lost.pop(lost.model, None)
+                self.learn(lost)
+
+    async def _obtainable(self, aggregate: Aggregate) -> bool:
+        try:
+            await self._obtain(aggregate)
+        except NotFetched:
+            return False
+        except StoreFull as error:
+            log.error("the model of round %d does not fit here: %s", aggregate.round, error)
+        return True
+
     async def catch_up(self) -> bool:
         """Ask a few peers how far the run is. True if that was news."""
         before = self.known.round
+        await self._recover()
         for _ in range(ASKED_AGAIN):
             partners = self._parts.membership.partners()
             asked = self._parts.rng.sample(partners, min(ASKED, len(partners)))
@@ -152,7 +185,7 @@ class Head:
     def _believe(self, heads: list[Aggregate], silent: int) -> bool:
         """What two say alike; or the only one to say anything, if nobody kept silent. Who is at theta0 does not count:
         one that joins a run may know only others that join. False if it is worth asking again."""
-        said = Counter(head for head in heads if head.round > 0)
+        said = Counter(head for head in heads if head.round > 0 and head.model not in self._lost)
         enough = 1 if said.total() + silent == 1 else 2
         agreed = [head for head, times in said.items() if times >= enough]
         if agreed:
@@ -186,7 +219,9 @@ class Head:
         await self._parts.exchange.obtain(aggregate.model, self._sources(aggregate))
 
     def _sources(self, aggregate: Aggregate) -> Sequence[PeerId]:
-        """Those who made it first, then anyone: trainers fetched it too. In random order, so that the load spreads."""
+        """Those who made it, then anyone in random order, so that the load spreads, then those who train from it."""
         partners = self._parts.membership.partners()
         others = self._parts.rng.sample(partners, len(partners))
-        return list(dict.fromkeys([*aggregate.aggregators, *others]))
+        order = self._parts.sampler.order(Round(aggregate.round + 1))
+        trainers = order[: self._parts.manifest.modest.trainers]
+        return list(dict.fromkeys([*aggregate.aggregators, *others, *trainers]))

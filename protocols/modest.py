@@ -171,7 +171,8 @@ class Modest:
             await self._take_up(min(stalls, ATTEMPTS))
             self.stalled = not await self._rounds_come()
             stalls = stalls + 1 if self.stalled else 0
-            await self.head.catch_up()
+            if not await self.head.catch_up() and self.stalled and await self.head.retreat():
+                self.trainer.forget()
 
     async def _rounds_come(self) -> bool:
         """Returns when no round has come for several deadlines; True if there was one before that."""

@@ -62,6 +62,11 @@ class Trainer:
         self._scope.cancel()
         self._head.bell.ring()
 
+    def forget(self) -> None:
+        """The run has gone back to an earlier round: what we were assigned is void."""
+        self._assignment = None
+        self._scope.cancel()
+
     async def run(self) -> None:
         """Until cancelled."""
         done: Assignment | None = None
@@ -74,7 +79,7 @@ class Trainer:
                     nursery.cancel_scope.cancel()
 
     async def _next(self, done: Assignment | None) -> Assignment:
-        await self._head.bell.until(lambda: self._assignment is not done)
+        await self._head.bell.until(lambda: self._assignment is not None and self._assignment is not done)
         assert self._assignment is not None
         return self._assignment
 

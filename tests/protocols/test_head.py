@@ -354,6 +354,36 @@ async def test_holding_an_older_one_does_not_go_back(links: Links, court: Court)
     assert scene.head.held == newer
 
 
+async def test_a_lost_model_is_given_up_and_believed_again_when_it_turns_up(links: Links, court: Court) -> None:
+    scene = Scene(links, court)
+    await scene.blobs.put(BYTES)
+    held, lost = scene.aggregate(3, HELD), scene.aggregate(4)
+    scene.head.learn(held)
+    await scene.head.hold(held)
+    assert not await scene.head.retreat()
+    scene.head.learn(lost)
+    assert await scene.head.retreat()
+    assert scene.head.known == held
+    await scene.partners({PEERS[0]: lost, PEERS[1]: lost})
+    assert not await scene.head.catch_up()  # two say so, but cannot give it
+    assert scene.head.known == held
+    found = b"here it is"
+    again = scene.aggregate(5, digest_of(found))
+    scene.head.learn(again)
+    assert await scene.head.retreat()
+    links.holding(PEERS[0], found)
+    assert await scene.head.catch_up()
+    assert scene.head.known == again
+
+
+async def test_without_any_bytes_it_goes_back_to_the_start(links: Links, court: Court) -> None:
+    scene = Scene(links, court)
+    scene.head.learn(scene.aggregate(4))
+    assert await scene.head.retreat()
+    assert scene.head.known == theta0(scene.manifest)
+    assert not await scene.head.retreat()
+
+
 async def test_reach_wakes_up(links: Links, court: Court, autojump_clock: MockClock) -> None:
     scene = Scene(links, court)
     reached: list[int] = []

@@ -109,6 +109,17 @@ async def test_when_trainers_and_aggregators_die_in_mid_run_it_goes_on(
     assert (await swarm.until_finished(2000.0)).round == 5
 
 
+async def test_a_run_whose_newest_model_died_with_its_holders_goes_on(
+    autojump_clock: MockClock, make_swarm: MakeSwarm
+) -> None:
+    swarm = make_swarm(trainers=3, start_peers=8)
+    await founded(swarm, 8, train_s=5.0)
+    await swarm.until_round(2)
+    await trio.sleep(1.0)
+    swarm.crash(*{member.peer: member for member in [*swarm.trainers(3), *swarm.aggregators(3)]}.values())
+    assert (await swarm.until_finished(2000.0)).round == 5
+
+
 async def test_a_starved_round_is_never_reported_as_done(autojump_clock: MockClock, make_swarm: MakeSwarm) -> None:
     swarm = make_swarm(trainers=3, start_peers=4, rounds=50)
     await founded(swarm, 4)
