@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 
 import pytest
 import trio
 import trio.testing
 
-from gossipnode.net.libp2p import guards, links, sockets
+from gossipnode.net.libp2p import guards, links, sockets, transport
 from gossipnode.net.libp2p.transport import Heartbeat, Libp2pTransport, open_libp2p
 from protocols import limits
 from protocols.transport import BadAddress, Gossip, LinkDown, LinkUp, NoAnswer, Transport, Unreachable
@@ -84,6 +84,24 @@ async def until(check: Callable[[], bool]) -> None:
     with trio.fail_after(10):
         while not check():  # noqa: ASYNC110  # what is waited for is libp2p's own state, which has no event
             await trio.sleep(0.005)
+
+
+async def test_services_start_before_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that finds no service running ends a libp2p host, or is never told to pubsub."""
+    steps: list[str] = []
+
+    @asynccontextmanager
+    async def noted(name: str, inner: AbstractAsyncContextManager[object]) -> AsyncIterator[None]:
+        async with inner:
+            steps.append(name)
+            yield
+            steps.append(name)
+
+    background, run = transport.background_trio_service, transport.BasicHost.run
+    monkeypatch.setattr(transport, "background_trio_service", lambda s: noted(type(s).__name__, background(s)))
+    monkeypatch.setattr(transport.BasicHost, "run", lambda host, listen_addrs: noted("host", run(host, listen_addrs)))
+    async with node(1):
+        assert steps == ["GuardedPubsub", "GuardedRouter", "host"]
 
 
 async def test_concurrent_dials_of_one_peer_are_one() -> None:
@@ -381,10 +399,11 @@ async def test_a_refused_peer_is_neither_dialled_nor_let_in() -> None:
 
 async def test_libp2p_dials_nobody_by_itself() -> None:
     async with node(1) as a, node(2) as b:
+        swarm = b._links._swarm
         await b.dial(a.addresses()[0])
+        await until(lambda: _raw(a) in swarm.peerstore.peer_ids())  # identify has told b about a
         await b.drop(a.me)
         await until(lambda: not b.peers())
-        swarm = b._links._swarm
         assert not swarm.auto_connector._recent_disconnects  # a line for everybody who ever left
         assert _raw(a) not in swarm.peerstore.peer_ids()
         swarm.peerstore.add_addrs(_raw(a), [_multiaddr(a)], 100)
