@@ -47,6 +47,8 @@ DIAL_TICK_S = 0.5  # how often missing links are looked for
 BACKOFF_FIRST_S = 0.5
 BACKOFF_MOST_S = 30.0  # a peer that returns after a night is found within half a minute
 FRESH_S = 1.0  # a linked peer heard from this lately is alive without asking: a wrong guess costs one round's deadline
+TOUCHES = 8  # a live peer is noted so often in an activity window
+DIAL_TRIPS = 5  # round trips of TCP, noise, yamux and the question's own stream before an answer over a new link
 HELLO_S = 10.0  # includes the other side's start-up on a busy machine
 GOODBYE_S = 1.0  # of the 5 s in which a node must stop
 
@@ -99,6 +101,8 @@ class Membership:
         self.topic = f"/gossipnode/1/{run.hex()}"
         self.round = Round(0)
         self.patience = patience
+        # A peer without a link must be dialled first: several round trips, and another estimate.
+        self._dialling = Patience(min(DIAL_TRIPS * patience.floor_s, patience.ceiling_s), patience.ceiling_s)
         self.counter = counter
         self._signer = signer
         self._roles = tuple(roles)
@@ -124,7 +128,7 @@ class Membership:
     def advance(self, round: Round) -> None:
         """We know that the run has come this far; that is our own sign of life."""
         self.round = max(self.round, round)
-        self.view.touch(self.me, self.round)
+        self._touch(self.me, self.round)
 
     def partners(self) -> list[PeerId]:
         return sorted(self._partners)
@@ -136,13 +140,14 @@ class Membership:
         partner = self._partners.get(peer)
         if partner is not None and trio.current_time() - partner.heard_at < FRESH_S:
             return True
+        patience = self.patience if peer in self.desk.transport.peers() else self._dialling
         start = trio.current_time()
         try:
-            pong = await self.desk.ask(peer, Ping(self.round), Pong, self.patience.deadline_s)
+            pong = await self.desk.ask(peer, Ping(self.round), Pong, patience.deadline_s)
         except TransportError:
-            self.patience.missed()
+            patience.missed()
             return False
-        self.patience.heard(trio.current_time() - start)
+        patience.heard(trio.current_time() - start)
         self._note_round(peer, pong.round)
         return True
 
@@ -216,7 +221,7 @@ class Membership:
         backoff_s = BACKOFF_FIRST_S
         while peer in self.desk.transport.peers():
             try:
-                welcome = await self.desk.ask(peer, Hello(self.run_id, self.round), Welcome, HELLO_S)
+                welcome = await self.desk.ask(peer, self._hello(), Welcome, HELLO_S)
                 return await self._greeted(peer, welcome)
             except Declined as refusal:
                 return await self._leave_alone(peer, str(refusal))
@@ -228,10 +233,20 @@ class Membership:
     async def _greeted(self, peer: PeerId, welcome: Welcome) -> None:
         if welcome.run != self.run_id:
             return await self._leave_alone(peer, "it is in another run")
-        self._partners.setdefault(peer, _Partner())
-        self._note_round(peer, welcome.round)
-        await self._exchange_with(peer)
+        self._meet(peer, welcome)
+        if welcome.seal != self.view.seal:
+            await self._exchange_with(peer)
         self.acquainted.set()
+
+    def _hello(self) -> Hello:
+        return Hello(self.run_id, self.round, self.view.seal, self.view.version)
+
+    def _meet(self, peer: PeerId, greeting: Hello | Welcome) -> None:
+        """A linked peer of our run. If it knows the same registrations, neither needs to tell the other its view."""
+        partner = self._partners.setdefault(peer, _Partner())
+        if greeting.seal == self.view.seal:
+            partner.acknowledged, partner.have = self.view.version, greeting.version
+        self._note_round(peer, greeting.round)
 
     async def _leave_alone(self, peer: PeerId, why: str) -> None:
         if peer not in self._strangers:
@@ -247,6 +262,7 @@ class Membership:
 
     async def _exchange_with(self, peer: PeerId) -> None:
         """Until both have all that the other had when we began; a peer that never ends is left for the next turn."""
+        goal = self.view.version
         for _ in range(EXCHANGES_AT_ONCE):
             if (partner := self._partners.get(peer)) is None:
                 return
@@ -255,12 +271,18 @@ class Membership:
                 answer = await self.desk.ask(peer, Exchange(self.round, delta, partner.have), Exchanged, HELLO_S)
             except TransportError:
                 return
-            self.told(peer, upto)
             partner.have = answer.upto
-            self.believe(peer, answer.delta)
+            self.told(peer, self._believed(peer, answer.delta, upto))
             self._note_round(peer, answer.round)
-            if upto >= self.view.version and not answer.delta.registrations:
+            if upto >= goal and len(answer.delta.registrations) < limits.REGISTRATIONS_PER_FRAME:
                 return
+
+    def _believed(self, peer: PeerId, delta: Delta, upto: int) -> int:
+        """Merge a peer's news; the version of ours that it now holds. If nothing else has changed since the one it was
+        told (`upto`), that includes what it has just told us: it need not hear that again."""
+        complete = upto == self.view.version
+        self.believe(peer, delta)
+        return self.view.version if complete else upto
 
     async def _keep_links(self, nursery: trio.Nursery) -> None:
         while True:
@@ -276,7 +298,7 @@ class Membership:
         """Whom to dial: the bootstrap addresses that are not linked, and random members up to DEGREE links."""
         linked = self.desk.transport.peers()
         unlinked = [(address, None) for address, peer in self._bootstrap.items() if peer is None or peer not in linked]
-        room = DEGREE - len(linked)
+        room = DEGREE - len(linked) - sum(backoff.busy for backoff in self._backoffs.values())
         others = [peer for peer in self.view.present() if peer != self.me and peer not in linked | self._strangers]
         chosen = self._rng.sample(others, min(room, len(others))) if room > 0 else []
         return [*unlinked, *((str(peer), peer) for peer in chosen)]
@@ -286,7 +308,7 @@ class Membership:
             if peer is None:
                 self._bootstrap[target] = await self.desk.transport.dial(target)
             else:
-                await self.desk.ask(peer, Hello(self.run_id, self.round), Welcome, HELLO_S)
+                await self.desk.ask(peer, self._hello(), Welcome, HELLO_S)
             backoff.succeeded()
         except (TransportError, BadAddress) as error:
             level = logging.WARNING if peer is None and backoff.delay_s == BACKOFF_FIRST_S else logging.DEBUG
@@ -304,14 +326,13 @@ class Membership:
             return Refused("you are not on this run's allow-list")
         self._strangers.discard(sender)
         if hello.run:
-            self._partners.setdefault(sender, _Partner())
-            self._note_round(sender, hello.round)
-        return Welcome(self.run_id, self.round)
+            self._meet(sender, hello)
+        return Welcome(self.run_id, self.round, self.view.seal, self.view.version)
 
     async def _on_exchange(self, sender: PeerId, exchange: Exchange) -> AnyMessage:
-        self.believe(sender, exchange.delta)
-        self._note_round(sender, exchange.round)
         delta, upto = self._news(exchange.have)
+        upto = self._believed(sender, exchange.delta, upto)
+        self._note_round(sender, exchange.round)
         return Exchanged(self.round, delta, upto)
 
     async def _on_ping(self, sender: PeerId, ping: Ping) -> AnyMessage:
@@ -357,11 +378,16 @@ class Membership:
         return True
 
     def _heard(self, peer: PeerId) -> None:
-        self.view.touch(peer, self.round)
+        self._touch(peer, self.round)
         if partner := self._partners.get(peer):
             partner.heard_at = trio.current_time()
 
     def _note_round(self, peer: PeerId, round: Round) -> None:
-        self.view.touch(peer, min(round, Round(self.round + limits.ROUNDS_AHEAD)))
+        self._touch(peer, min(round, Round(self.round + limits.ROUNDS_AHEAD)))
         if partner := self._partners.get(peer):
             partner.round = round
+
+    def _touch(self, peer: PeerId, round: Round) -> None:
+        """A sign of life; noted in steps of an eighth of the activity window, for each note travels to everybody."""
+        if peer in self.view and round - self.view.last_active(peer) >= self.rules.activity_window // TOUCHES:
+            self.view.touch(peer, round)

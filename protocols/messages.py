@@ -34,10 +34,12 @@ class Message(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
 
 
 class Hello(Message, frozen=True, tag=1):
-    """First word on a new link, both ways: which run I am in, and how far. Answered by Welcome or Refused."""
+    """First word on a new link, both ways: my run, how far I am, whom I know. Answered by Welcome or Refused."""
 
     run: Run  # 32 bytes, or empty from a newcomer that has no manifest yet
     round: RoundNumber
+    seal: Version  # of the registrations in my view: who has the same needs none of them
+    version: Version  # of my view
 
 
 class Welcome(Message, frozen=True, tag=2):
@@ -45,6 +47,8 @@ class Welcome(Message, frozen=True, tag=2):
 
     run: Run
     round: RoundNumber
+    seal: Version
+    version: Version
 
 
 class Refused(Message, frozen=True, tag=3):

@@ -8,6 +8,7 @@ known to hold. Signatures are checked at the door (`protocols.membership`), not 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -42,6 +43,7 @@ class View:
         self._registered_at: dict[PeerId, int] = {}  # version of the last change, for deltas
         self._active_at: dict[PeerId, int] = {}
         self.version = first_version
+        self.seal = 0  # equal for equal registrations, whatever their order: the XOR of their hashes, 62 bits
 
     def __len__(self) -> int:
         return len(self._registrations)
@@ -74,6 +76,7 @@ class View:
         if old is None and len(self) >= self._capacity and not self._forget_one():
             return False
         self.version += 1
+        self.seal ^= _hash(new) ^ (_hash(old) if old else 0)
         self._registrations[new.peer] = new
         self._active[new.peer] = max(new.round, self._active.get(new.peer, new.round))
         # Both at once: told before the registration, activity would be ignored, and never be told again.
@@ -115,9 +118,15 @@ class View:
         if not left:
             return False
         gone = min(left, key=lambda peer: (self._active[peer], peer))
+        self.seal ^= _hash(self._registrations[gone])
         for table in (self._registrations, self._active, self._registered_at, self._active_at):
             table.pop(gone, None)
         return True
+
+
+def _hash(registration: Registration) -> int:
+    """The signature covers all the rest."""
+    return int.from_bytes(hashlib.sha256(registration.signature).digest()[:8], "big") >> 2
 
 
 def _after(versions: dict[PeerId, int], since: int) -> list[tuple[int, PeerId]]:
