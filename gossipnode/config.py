@@ -29,6 +29,7 @@ _ADDRESS: Final = re.compile(r"(/(?:ip4|ip6|dns|dns4|dns6)/[^/\s]+/tcp/[0-9]{1,5
 _LISTEN: Final = re.compile(r"/(ip4|ip6|dns|dns4|dns6)/([^/\s]+)/tcp/([0-9]{1,5})")
 _SHARD: Final = re.compile(r"([0-9]{1,9})/([0-9]{1,9})")
 _HTTP: Final = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+):([0-9]{1,5})")
+_PARTITION: Final = re.compile(r"iid|labels|dirichlet:[0-9.e+-]+")
 _HOST_NAME: Final = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_])?")
 _LOOKS_LIKE_ADDRESS: Final = re.compile(r"/(ip4|ip6|dns|dns4|dns6|dnsaddr|p2p)(/|$)")
 _PEERS_FILE_BYTES: Final = MIB
@@ -146,6 +147,8 @@ def _check(config: Config, named: Callable[[str], str]) -> None:
     piece = _SHARD.fullmatch(config.shard)
     if piece is None or int(piece[1]) >= int(piece[2]):
         raise OperatorError(f"{named('shard')} {config.shard}: expected INDEX/COUNT, INDEX from 0 to COUNT - 1")
+    if _PARTITION.fullmatch(config.partition) is None:
+        raise OperatorError(f"{named('partition')} {config.partition}: expected iid, labels or dirichlet:ALPHA")
     if Role.OBSERVER in config.roles and len(config.roles) > 1:
         raise OperatorError(f"{named('roles')}: an observer only follows; leave the other roles out")
     if not config.http_token.isprintable():

@@ -36,9 +36,12 @@ def start_node(path: Path, options: Mapping[str, Any]) -> None:
     home = Home(path)
     home.create()
     config = _config(home, options)
+    if config.data and not Path(config.data).exists():
+        raise OperatorError(f"--data {config.data}: there is no such file or folder")
     set_up_log(config.log_level, as_json=config.log_json)
     tables = _draft(options, config)
     with home.lock():
+        home.forget_addresses()  # of a node that was killed here
         identity = load_identity(home.identity) if home.identity.exists() else create_identity(home.identity)
         # What is wrong with what was said of the run is told before anything is started.
         if home.manifest.exists():
