@@ -12,9 +12,10 @@ from collections.abc import Iterable, Sequence
 
 import trio
 
-from protocols.blobs import Blobs, Partial
+from protocols import limits
+from protocols.blobs import Blobs, Partial, StoreFull
 from protocols.desk import Accuse
-from protocols.transport import NotHeld, Transport, TransportError
+from protocols.transport import BlobStream, NotHeld, Transport, TransportError
 from sampling.peers import PeerId
 from verify.digest import Digest, short
 from verify.standing import OffenceKind
@@ -22,6 +23,8 @@ from verify.standing import OffenceKind
 log = logging.getLogger(__name__)
 
 TRIES_PER_SOURCE = 3  # a broken stream is resumed this often before the source is given up
+BATCH_BYTES = limits.MIB // 2  # for one hop to the thread that hashes and writes; a stream yields 64 KiB at a time
+BATCHES_AHEAD = 4  # received and not yet written: the stream does not stop for a slow write, and memory is bounded
 
 
 class NotFetched(Exception):
@@ -87,14 +90,11 @@ class ModelExchange:
                     peer, OffenceKind.OVERSIZE if stream.size > self._size else OffenceKind.UNFIT_MODEL, detail
                 )
                 return False
-            while partial.offset < self._size:
-                data = await stream.receive_some()
-                if not data:
-                    break
-                if partial.offset + len(data) > self._size:
-                    self._accuse(peer, OffenceKind.OVERSIZE, f"blob {short(digest)} runs on past its size")
-                    return False
-                await partial.append(data)
+            try:
+                await _pour(stream, self._size - partial.offset, partial)
+            except _TooLong:
+                self._accuse(peer, OffenceKind.OVERSIZE, f"blob {short(digest)} runs on past its size")
+                return False
         return await self._checked(digest, peer, partial, resumed)
 
     async def _checked(self, digest: Digest, peer: PeerId, partial: Partial, resumed: bool) -> bool:
@@ -106,3 +106,45 @@ class ModelExchange:
             raise TransportError("the parts do not fit together")
         self._accuse(peer, OffenceKind.WRONG_DIGEST, f"what it sent for {short(digest)} hashes to something else")
         return False
+
+
+class _TooLong(Exception):
+    """More bytes than the stream's own size."""
+
+
+Failure = TransportError | StoreFull | _TooLong
+
+
+async def _pour(stream: BlobStream, left: int, partial: Partial) -> None:
+    """Hash and write one batch while the next arrives. What came before a break is kept. Raises a Failure."""
+    failures: list[Failure] = []
+    send, receive = trio.open_memory_channel[bytes](BATCHES_AHEAD)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_read, stream, left, send, failures)
+        with receive:
+            try:
+                async for batch in receive:
+                    await partial.append(batch)
+            except StoreFull as error:
+                failures.append(error)
+                nursery.cancel_scope.cancel()
+    if failures:
+        raise failures[0]
+
+
+async def _read(stream: BlobStream, left: int, send: trio.MemorySendChannel[bytes], failures: list[Failure]) -> None:
+    batch: list[bytes] = []
+    with send:
+        try:
+            while left > 0 and (data := await stream.receive_some()):
+                left -= len(data)
+                if left < 0:
+                    raise _TooLong
+                batch.append(data)
+                if sum(map(len, batch)) >= BATCH_BYTES:
+                    await send.send(b"".join(batch))
+                    batch = []
+        except (TransportError, _TooLong) as error:
+            failures.append(error)
+        if batch:
+            await send.send(b"".join(batch))

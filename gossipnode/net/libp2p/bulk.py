@@ -39,6 +39,9 @@ ASK: Final = struct.Struct(f">{DIGEST_BYTES}sQ")
 REPLY: Final = struct.Struct(">BQ")
 OPEN_S: Final = 5.0  # to open, ask and be told the size: a few round trips
 IDLE_S: Final = 10.0  # without a byte from the sender; twice what yamux itself grants a receiver that does not read
+FRAME_BYTES: Final = (
+    65_535 - 16 - 12
+)  # fills one noise message, with its tag and yamux's header: yamux alone overfills it
 CHUNK_S: Final = 60.0  # for one chunk to leave: 17 kB/s, below which yamux gives up anyway
 
 
@@ -143,7 +146,8 @@ class Bulk:
             if not chunk:
                 raise IncompleteReadError("the blob has gone meanwhile")
             with trio.fail_after(CHUNK_S):
-                await stream.write(chunk)
+                for at in range(0, len(chunk), FRAME_BYTES):
+                    await stream.write(chunk[at : at + FRAME_BYTES])
             offset += len(chunk)
             self._tally.blob_sent += len(chunk)
 
