@@ -38,8 +38,8 @@ class Hello(Message, frozen=True, tag=1):
 
     run: Run  # 32 bytes, or empty from a newcomer that has no manifest yet
     round: RoundNumber
-    seal: Version  # of the registrations in my view: who has the same needs none of them
-    version: Version  # of my view
+    seal: Version = 0  # of the registrations in my view: who has the same needs none of them
+    version: Version = 0  # of my view
 
 
 class Welcome(Message, frozen=True, tag=2):
@@ -47,8 +47,8 @@ class Welcome(Message, frozen=True, tag=2):
 
     run: Run
     round: RoundNumber
-    seal: Version
-    version: Version
+    seal: Version = 0
+    version: Version = 0
 
 
 class Refused(Message, frozen=True, tag=3):

@@ -275,6 +275,8 @@ class Endpoint:
             return
         if peer in self._dialling and self.me < peer:
             return  # both dial at once: the call of the lower name stands
+        if link.state[link.dialler] is End.DOWN:
+            return  # the caller has hung up meanwhile, having taken our own call
         if peer in self.links:
             self.down(self.links[peer])  # who dials has lost the old link
         self.up(link)

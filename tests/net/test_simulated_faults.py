@@ -229,3 +229,20 @@ async def test_two_that_dial_each_other_at_once_share_one_link(autojump_clock: M
             for channel in (at_a, at_b):
                 with pytest.raises(trio.WouldBlock):
                     channel.receive_nowait()
+
+
+async def test_a_call_whose_caller_has_hung_up_leaves_no_half_open_link(autojump_clock: MockClock) -> None:
+    """b is far and calls a; a calls b meanwhile and is answered first, so b gives its own call up before it comes in."""
+    far = Conditions(delay=lambda source, target: 0.5 if source == B else 0.01, jitter=0.0)
+    async with simulate_network(far) as network, AsyncExitStack() as stack:
+        a, b = [await stack.enter_async_context(network.join(peer)) for peer in (A, B)]
+        for node, other in ((a, b), (b, a)):
+            node.serve(echo, Empty())
+            node.know(other.me, other.addresses())
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(b.dial, a.addresses()[0])
+            await trio.sleep(0.001)
+            nursery.start_soon(a.dial, b.addresses()[0])
+        await trio.sleep(5)
+        assert await a.request(B, b"here?", timeout_s=2) == b"here?"
+        assert await b.request(A, b"here?", timeout_s=2) == b"here?"

@@ -93,12 +93,14 @@ def scene(links: Links, court: Court) -> Scene:
 
 
 async def test_hello(scene: Scene) -> None:
-    assert await scene.asks(PEER, Hello(RUN, Round(4))) == Welcome(RUN, Round(0))
+    view = scene.membership.view
+    welcome = Welcome(RUN, Round(0), view.seal, view.version)
+    assert await scene.asks(PEER, Hello(RUN, Round(4))) == welcome
     assert scene.membership.partners() == [PEER.peer]
 
 
 async def test_a_newcomer_without_a_run_is_welcome_but_no_partner(scene: Scene) -> None:
-    assert await scene.asks(PEER, Hello(b"", Round(0))) == Welcome(RUN, Round(0))
+    assert isinstance(await scene.asks(PEER, Hello(b"", Round(0))), Welcome)
     assert scene.membership.partners() == []
 
 
@@ -277,3 +279,34 @@ async def test_a_partner_heard_of_just_now_is_alive_without_asking(
     assert await scene.membership.ping(PEER.peer)
     assert len(links.asked) == 1
     await wait_all_tasks_blocked()
+
+
+# -- what need not be said twice --------------------------------------------------------------------------------------
+
+
+async def test_a_peer_with_an_equal_view_is_told_nothing(scene: Scene) -> None:
+    scene.view.register(record(THIRD))
+    await scene.asks(PEER, Hello(RUN, Round(0), scene.view.seal, 7))
+    assert scene.membership.news_for(PEER.peer)[0] == Delta()
+
+
+async def test_a_peer_with_another_view_is_told_all(scene: Scene) -> None:
+    scene.view.register(record(THIRD))
+    await scene.asks(PEER, Hello(RUN, Round(0), scene.view.seal ^ 1, 7))
+    assert scene.membership.news_for(PEER.peer)[0].registrations == (record(THIRD),)
+
+
+async def test_what_a_peer_has_just_told_us_is_not_told_back(scene: Scene) -> None:
+    first = await scene.asks(PEER, Exchange(Round(0), Delta((record(PEER),)), 0))
+    assert isinstance(first, Exchanged)
+    second = await scene.asks(PEER, Exchange(Round(0), Delta(), first.upto))
+    assert isinstance(second, Exchanged)
+    assert second.delta.registrations == ()
+
+
+async def test_a_sign_of_life_is_noted_in_steps(scene: Scene) -> None:
+    scene.view.register(record(THIRD))
+    step = scene.membership.rules.activity_window // 8
+    for round in range(1, 3 * step):
+        await scene.asks(THIRD, Ping(Round(round)))
+    assert scene.view.last_active(THIRD.peer) == 2 * step

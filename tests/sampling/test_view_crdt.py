@@ -189,3 +189,21 @@ def test_a_full_view_of_present_peers_takes_no_more_but_their_own_news() -> None
     assert view.register(registration("a", 2, present=False))
     assert view.register(registration("c"))
     assert list(view) == ["b", "c"]
+
+
+def test_the_seal_tells_equal_registrations_whatever_their_order() -> None:
+    records = [
+        Registration(PeerId(f"peer {index}"), index, True, (Role.TRAINER,), Round(0), (), bytes([index]) * 64)
+        for index in range(5)
+    ]
+    one, other = View(10), View(10)
+    for record in records:
+        one.register(record)
+    for record in reversed(records):
+        other.register(record)
+    assert one.seal == other.seal != 0
+    other.register(records[0]._replace(counter=9, signature=b"later" * 12))
+    assert one.seal != other.seal
+    other.touch(PeerId("peer 1"), Round(40))
+    one.register(records[0]._replace(counter=9, signature=b"later" * 12))
+    assert one.seal == other.seal
