@@ -232,7 +232,7 @@ async def test_two_that_dial_each_other_at_once_share_one_link(autojump_clock: M
 
 
 async def test_a_call_whose_caller_has_hung_up_leaves_no_half_open_link(autojump_clock: MockClock) -> None:
-    """b is far and calls a; a calls b meanwhile and is answered first, so b gives its own call up before it comes in."""
+    """b is far and calls a; a calls b meanwhile and is answered, so b hangs up before its own call comes in."""
     far = Conditions(delay=lambda source, target: 0.5 if source == B else 0.01, jitter=0.0)
     async with simulate_network(far) as network, AsyncExitStack() as stack:
         a, b = [await stack.enter_async_context(network.join(peer)) for peer in (A, B)]
