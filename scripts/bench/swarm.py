@@ -40,9 +40,9 @@ def running(plan: Plan, traces: Path | None = None) -> Iterator[list[Peer]]:
     peers: list[Peer] = []
     with homes(None) as root:
         try:
-            peers.append(_start(root, 0, plan, traces, ["--task", plan.task, *_set(plan.settings)]))
+            peers.append(start_one(root, 0, plan, traces, ["--task", plan.task, *_set(plan.settings)]))
             to_first = ["--peers", first_address(peers[0])]
-            peers += [_start(root, index, plan, traces, to_first) for index in range(1, plan.nodes)]
+            peers += [start_one(root, index, plan, traces, to_first) for index in range(1, plan.nodes)]
             yield peers
         finally:
             late = stop(peers)
@@ -50,7 +50,7 @@ def running(plan: Plan, traces: Path | None = None) -> Iterator[list[Peer]]:
                 raise Failed(f"{', '.join(late)} did not stop when told")
 
 
-def _start(root: Path, index: int, plan: Plan, traces: Path | None, options: Sequence[str]) -> Peer:
+def start_one(root: Path, index: int, plan: Plan, traces: Path | None, options: Sequence[str]) -> Peer:
     home = root / f"node-{index}"
     home.mkdir()
     traced = (sys.executable, str(Path(__file__).parent / "traced.py"), str(traces and traces / f"{home.name}.json"))
