@@ -122,7 +122,7 @@ def peer_table(peers: Sequence[PeerStatus]) -> RenderableType:
             UNKNOWN if peer.rtt_ms is None else f"{peer.rtt_ms:.1f} ms",
             safe(" ".join(peer.roles), "" if peer.eligible else "dim"),
             safe(peer.standing, STYLES[peer.standing]),
-            safe(peer.addresses[0] if peer.addresses else UNKNOWN, "dim"),
+            safe(peer.addresses[0].partition("/p2p/")[0] if peer.addresses else UNKNOWN, "dim"),
         )
     left_out = len(peers) - PEERS_SHOWN
     return Group(table, Text(f"and {left_out} more (--json)", "dim")) if left_out > 0 else table
