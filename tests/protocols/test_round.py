@@ -70,10 +70,10 @@ async def test_a_dead_aggregator_is_replaced_and_nothing_is_lost(
     swarm = make_swarm(trainers=3, start_peers=7)
     await founded(swarm, 7, train_s=5.0)
     trainers, (aggregator,) = swarm.trainers(1), swarm.aggregators(1)
-    # One model is slow, so that the aggregator dies with the others in its hands.
-    slow = next(member for member in trainers if member is not aggregator)
-    slow.learner.train_s = 15.0
-    quick = [member for member in trainers if member not in (slow, aggregator)]
+    # One is quicker than all others, so that the aggregator dies with its model alone in its hands.
+    quick = [next(member for member in trainers if member is not aggregator)]
+    for member in swarm.alive():
+        member.learner.train_s = 5.0 if member in quick else 15.0
     await swarm.until(lambda: all(member.learner.trained == [1] for member in quick))
     await trio.sleep(1.0)
     swarm.crash(aggregator)
@@ -228,11 +228,11 @@ async def test_a_model_that_is_not_finite_is_its_senders_offence(
     await founded(swarm, 6, train_s=3.0)
     (aggregator,) = swarm.aggregators(1)
     mad = next(member for member in swarm.trainers(1) if member is not aggregator)
-    mad.learner.poison = True
+    mad.learner.poison, mad.learner.train_s = True, 1.0  # and it is the first to be done
     last = await swarm.until_finished(2000.0)
     assert not [each for each in swarm.believed if mad.peer in inputs(each)]
-    assert (mad.peer, OffenceKind.UNFIT_MODEL) in aggregator.offences()
-    assert {peer for member in swarm.alive() for peer, _ in member.offences()} == {mad.peer}
+    found = {offence for member in swarm.alive() for offence in member.offences()}
+    assert found == {(mad.peer, OffenceKind.UNFIT_MODEL)}
     assert await mad.learner.value(last.model) == 5.0
 
 
