@@ -33,7 +33,6 @@ from protocols.messages import (
     Settled,
     TrainedModel,
 )
-from protocols.trainer import HAND_IN_S
 from protocols.transport import TransportError
 from sampling.patience import Patience
 from sampling.peers import PeerId, Round
@@ -42,6 +41,7 @@ from verify.standing import OffenceKind
 
 log = logging.getLogger(__name__)
 
+RECOMPUTE_S = 10.0  # for another aggregator to fetch what it lacks of a round's models, and to merge them
 OPEN_COLLECTIONS = 4  # rounds gathered at once; honest swarms need two, a forked one three
 
 
@@ -182,7 +182,7 @@ class Aggregator:
             log.info("round %d: others aggregate it", round)
             return None
         if committee[0] != self._parts.desk.me:
-            await trio.sleep(self._spread.deadline_s + HAND_IN_S)  # the first in rank proposes and overtakes us
+            await trio.sleep(self._spread.deadline_s + RECOMPUTE_S)  # the first in rank proposes and overtakes us
         try:
             return await self._mean(round, parent, inputs, committee)
         except (Unfit, LearnerError, StoreFull) as error:  # each was checked on arrival: our own store or worker failed
@@ -208,7 +208,7 @@ class Aggregator:
 
     async def _propose_to(self, peer: PeerId, proposal: Proposal, aggregate: Aggregate) -> None:
         try:
-            answer = await self._parts.desk.ask(peer, proposal, (Computed, Late), HAND_IN_S)
+            answer = await self._parts.desk.ask(peer, proposal, (Computed, Late), RECOMPUTE_S)
         except TransportError as error:
             return log.info("round %d: %s did not recompute: %s", proposal.round, peer, error)
         if isinstance(answer, Computed) and answer.model == aggregate.model:
@@ -276,7 +276,7 @@ class Aggregator:
     async def _hand_to(self, peer: PeerId, aggregate: Aggregate, attempt: int) -> None:
         delta, upto = self._parts.membership.news_for(peer)
         try:
-            answer = await self._parts.desk.ask(peer, Aggregated(aggregate, attempt, delta), (Ack, Late), HAND_IN_S)
+            answer = await self._parts.desk.insist(peer, Aggregated(aggregate, attempt, delta), (Ack, Late))
         except TransportError as error:
             return log.info("round %d: %s was not handed the aggregate: %s", aggregate.round, peer, error)
         self._parts.membership.told(peer, upto)
@@ -285,6 +285,6 @@ class Aggregator:
 
     async def _settle(self, peer: PeerId, aggregate: Aggregate) -> None:
         try:
-            await self._parts.desk.ask(peer, Settled(aggregate), Ack, HAND_IN_S)
+            await self._parts.desk.insist(peer, Settled(aggregate), Ack)
         except TransportError as error:
             log.debug("round %d: %s was not told that it is settled: %s", aggregate.round, peer, error)

@@ -13,11 +13,14 @@ from typing import Any, TypeVar, cast
 
 from protocols import wire
 from protocols.messages import GOSSIP, AnyMessage, Refused
-from protocols.transport import NoAnswer, Transport
+from protocols.transport import NoAnswer, Transport, Unreachable
 from sampling.peers import PeerId
 from verify.standing import OffenceKind, one_line
 
 log = logging.getLogger(__name__)
+
+# An answer takes milliseconds; where training has all the cores, seconds. A lost question costs the first wait.
+INSIST_S = (1.0, 3.0, 6.0)
 
 M = TypeVar("M", bound=AnyMessage)
 A = TypeVar("A", bound=AnyMessage)
@@ -90,6 +93,17 @@ class Desk:
         except wire.MalformedFrame as error:
             self.accuse(peer, OffenceKind.MALFORMED_FRAME, str(error))
             raise NoAnswer(f"malformed answer: {error}") from None
+
+    async def insist(self, peer: PeerId, question: AnyMessage, want: type[A] | tuple[type[A], ...]) -> A:
+        """Ask up to three times, each time waiting longer: for what may be heard twice. Raises as `ask` does."""
+        for timeout_s in INSIST_S[:-1]:
+            try:
+                return await self.ask(peer, question, want, timeout_s)
+            except (Declined, Unreachable):
+                raise
+            except NoAnswer:
+                continue
+        return await self.ask(peer, question, want, INSIST_S[-1])
 
     async def tell(self, topic: str, message: AnyMessage) -> None:
         await self.transport.publish(topic, wire.encode(message))

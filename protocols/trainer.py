@@ -23,8 +23,6 @@ from sampling.peers import PeerId, Round
 
 log = logging.getLogger(__name__)
 
-HAND_IN_S = 10.0  # to answer a TrainedModel takes milliseconds; a machine that trains on all cores, seconds
-
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
@@ -136,7 +134,7 @@ class Trainer:
         delta, upto = self._parts.membership.news_for(peer)
         message = TrainedModel(assignment.round, assignment.parent.model, trained.model, trained.samples, delta)
         try:
-            answer = await self._parts.desk.ask(peer, message, (Ack, Late), HAND_IN_S)
+            answer = await self._parts.desk.insist(peer, message, (Ack, Late))
         except TransportError as error:
             return log.info("round %d: %s did not take our model: %s", assignment.round, peer, error)
         self._parts.membership.told(peer, upto)

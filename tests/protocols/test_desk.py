@@ -204,3 +204,35 @@ async def test_the_shunned_are_not_listened_to(desk: Desk, links: Links, court: 
 async def test_telling(desk: Desk, links: Links) -> None:
     await desk.tell("topic", HEAD)
     assert links.published == [("topic", HEAD)]
+
+
+async def test_a_question_that_is_lost_is_asked_again(desk: Desk, links: Links) -> None:
+    silent = iter([True, True, False])
+
+    def forgetful(question: AnyMessage) -> AnyMessage:
+        if next(silent):
+            raise NoAnswer("lost")
+        return Ack()
+
+    links.says[PEER] = forgetful
+    assert await desk.insist(PEER, AskHead(), Ack) == Ack()
+    assert len(links.asked) == 3
+
+
+async def test_a_question_is_not_asked_for_ever(desk: Desk, links: Links) -> None:
+    def silent(question: AnyMessage) -> AnyMessage:
+        raise NoAnswer("lost")
+
+    links.says[PEER] = silent
+    with pytest.raises(NoAnswer):
+        await desk.insist(PEER, AskHead(), Ack)
+    assert len(links.asked) == 3
+
+
+async def test_a_refusal_and_an_absence_are_believed_at_once(desk: Desk, links: Links) -> None:
+    links.says[PEER] = lambda question: Refused("no")
+    with pytest.raises(Declined):
+        await desk.insist(PEER, AskHead(), Ack)
+    with pytest.raises(Unreachable):
+        await desk.insist(PeerId("nobody"), AskHead(), Ack)
+    assert len(links.asked) == 2
