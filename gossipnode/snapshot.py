@@ -124,10 +124,11 @@ def offences(node: Node) -> list[OffenceStatus]:
 
 def warnings(node: Node) -> list[str]:
     found = []
+    failure = node.protocol.trainer.failure
+    if failure:
+        found.append(f"the task fails: {failure}")
     if node.protocol.stalled:
-        found.append("no round has finished for several deadlines: too few peers answer")
-    if node.protocol.trainer.failure:
-        found.append(f"the task fails: {node.protocol.trainer.failure}")
+        found.append(f"no round has finished for several deadlines{'' if failure else ': too few peers answer'}")
     if node.checkpoint_error:
         found.append(f"checkpoints cannot be saved: {node.checkpoint_error}")
     return found
