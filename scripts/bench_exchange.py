@@ -1,6 +1,6 @@
 """How fast a model moves by digest between two processes, against a bare libp2p stream and a bare TCP connection.
 
-Four ways take turns in the same two processes: our exchange (asked by digest, hashed, written, flushed to disk), our
+Four ways take turns, each between two processes: our exchange (asked by digest, hashed, written, flushed to disk), our
 stream alone (its bytes dropped), a stock libp2p host's noise + yamux stream, and raw TCP. Ratios are of medians.
 """
 
@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 import trio
 from bench.figures import Aim, Findings, Spread, environment, tell
-from bench.streams import Where, sender, timed, ways
+from bench.streams import ways
 from rich.console import Console
 
 MB = 1e6
@@ -23,22 +23,20 @@ NAMES = ("exchange", "our stream", "bare stream", "raw TCP")
 
 def compare(size: int, repeats: int, say: Callable[[str], None]) -> Findings:
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        here, there = Path(folder) / "here", Path(folder) / "there"
-        with sender(there, size) as where:
-            return findings(size, *trio.run(measured, where, here, size, repeats, say))
+        return findings(size, *trio.run(measured, Path(folder), size, repeats, say))
 
 
 async def measured(
-    where: Where, folder: Path, size: int, repeats: int, say: Callable[[str], None]
+    folder: Path, size: int, repeats: int, say: Callable[[str], None]
 ) -> tuple[dict[str, list[float]], float]:
     """Seconds of each way, after one turn to warm up; and the CPU seconds of this side an exchange."""
     found: dict[str, list[float]] = {name: [] for name in NAMES}
     cpu_s = 0.0
-    async with ways(where, folder, size) as each:
+    async with ways(folder, size) as each:
         for turn in range(repeats + 1):
             for name, way in each.items():
                 began_cpu = time.process_time()
-                seconds = await timed(way, folder)
+                seconds = await way()
                 if turn:
                     found[name].append(seconds)
                     cpu_s += (time.process_time() - began_cpu) / repeats if name == "exchange" else 0.0

@@ -1,8 +1,8 @@
-"""The same bytes three ways between two processes: our exchange, a bare libp2p stream, a bare TCP connection.
+"""The same bytes by our exchange, by our stream alone, by a bare libp2p stream and by TCP, each between two processes.
 
-`python -m bench.streams FOLDER BYTES` is the sending side: it puts a blob of random bytes into a store, serves it in
-all three ways, says where on one line of JSON, and ends when its input does. The bare stream is py-libp2p's own host
-with noise and yamux as it comes, one stream, no digest and no disk.
+`python -m bench.streams FOLDER BYTES` is our sending side: it puts a blob of random bytes into a store, serves it, says
+where on one line of JSON, and ends when its input does. The bare stream has processes of its own (`bare`), because our
+transport changes libp2p where it is loaded.
 """
 
 from __future__ import annotations
@@ -19,11 +19,6 @@ from pathlib import Path
 from shutil import rmtree
 
 import trio
-from libp2p import new_host
-from libp2p.abc import IHost, INetStream
-from libp2p.custom_types import TProtocol
-from libp2p.peer.peerinfo import info_from_p2p_addr
-from multiaddr import Multiaddr  # type: ignore[import-untyped]  # it ships no stubs
 
 from gossipnode.net.libp2p.transport import open_libp2p
 from gossipnode.store import FileBlobs
@@ -34,19 +29,18 @@ from sampling.peers import PeerId
 from verify.digest import Digest
 from verify.standing import OffenceKind
 
-BARE = TProtocol("/bench/bytes/1")
 GO = b"!"
 STORE_BYTES = 64 * 1024 * limits.MIB
-Way = Callable[[], Awaitable[None]]
+SCRIPTS = Path(__file__).parent.parent
+Way = Callable[[], Awaitable[float]]  # fetches the bytes once, and says how many seconds that took
 
 
 @dataclass(frozen=True, slots=True)
 class Where:
-    """What the sending side says of itself."""
+    """What our sending side says of itself."""
 
     digest: str
-    ours: str  # multiaddress
-    bare: str  # multiaddress
+    address: str
     tcp: int  # port
 
 
@@ -57,17 +51,16 @@ async def send(folder: Path, size: int) -> None:
     data = os.urandom(size)
     blobs = FileBlobs(folder, STORE_BYTES)
     digest = await blobs.put(data)
-    async with open_libp2p(os.urandom(32)) as transport, bare_host() as host, trio.open_nursery() as nursery:
+
+    async def send_tcp(stream: trio.SocketStream) -> None:
+        async for _ in stream:
+            await stream.send_all(data)
+
+    async with open_libp2p(os.urandom(32)) as transport, trio.open_nursery() as nursery:
         transport.serve(nobody_asks, blobs)
-        host.set_stream_handler(BARE, lambda stream: _send_bare(stream, data))
-        listeners = await nursery.start(trio.serve_tcp, lambda stream: _send_tcp(stream, data), 0)
-        where = {
-            "digest": digest.hex(),
-            "ours": transport.addresses()[0],
-            "bare": str(host.get_addrs()[0]),
-            "tcp": listeners[0].socket.getsockname()[1],
-        }
-        print(json.dumps(where), flush=True)
+        listeners = await nursery.start(trio.serve_tcp, send_tcp, 0)
+        port = listeners[0].socket.getsockname()[1]
+        print(json.dumps({"digest": digest.hex(), "address": transport.addresses()[0], "tcp": port}), flush=True)
         await trio.to_thread.run_sync(sys.stdin.read)
         nursery.cancel_scope.cancel()
 
@@ -76,92 +69,91 @@ async def nobody_asks(peer: PeerId, frame: bytes) -> bytes:
     raise AssertionError("no question is part of this")
 
 
-async def _send_bare(stream: INetStream, data: bytes) -> None:
-    await stream.read(len(GO))
-    for at in range(0, len(data), limits.CHUNK_BYTES):
-        await stream.write(data[at : at + limits.CHUNK_BYTES])
-    await stream.close()
-
-
-async def _send_tcp(stream: trio.SocketStream, data: bytes) -> None:
-    async for _ in stream:
-        await stream.send_all(data)
-
-
-@asynccontextmanager
-async def bare_host() -> AsyncIterator[IHost]:
-    host = new_host()
-    async with host.run(listen_addrs=[Multiaddr("/ip4/127.0.0.1/tcp/0")]):
-        yield host
-
-
 # -- receiving --------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
-def sender(folder: Path, size: int) -> Iterator[Where]:
-    """The sending side as a process of its own."""
-    command = [sys.executable, "-m", "bench.streams", str(folder), str(size)]
+def spawned(*words: str) -> Iterator[subprocess.Popen[str]]:
+    """A process that we talk to by lines; it ends when its input does."""
     with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path(__file__).parent.parent, text=True
-    ) as process:  # leaving closes its input, and waits
-        assert process.stdout is not None
-        yield Where(**json.loads(process.stdout.readline()))
+        [sys.executable, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=SCRIPTS, text=True, bufsize=1
+    ) as process:
+        yield process
+
+
+def line_of(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+@contextmanager
+def bare(size: int) -> Iterator[Callable[[], float]]:
+    """A bare stream between two processes; each call is one turn."""
+    with (
+        spawned("bench/bare.py", "send", str(size)) as sender,
+        spawned("bench/bare.py", "receive", str(size), line_of(sender)) as receiver,
+    ):
+
+        def turn() -> float:
+            assert receiver.stdin is not None
+            receiver.stdin.write("go\n")
+            return float(line_of(receiver))
+
+        yield turn
 
 
 @asynccontextmanager
-async def ways(where: Where, folder: Path, size: int) -> AsyncIterator[dict[str, Way]]:
-    """By name, each fetches the bytes once; connections are made before."""
-    async with open_libp2p(os.urandom(32)) as transport, bare_host() as host:
-        transport.serve(nobody_asks, FileBlobs(folder / "unused", STORE_BYTES))
-        peer = await transport.dial(where.ours)
-        info = info_from_p2p_addr(Multiaddr(where.bare))
-        await host.connect(info)
-        tcp = await trio.open_tcp_stream("127.0.0.1", where.tcp)
-        digest = Digest(bytes.fromhex(where.digest))
+async def ways(folder: Path, size: int) -> AsyncIterator[dict[str, Way]]:
+    """By name. Connections are made before."""
+    with spawned("-m", "bench.streams", str(folder / "there"), str(size)) as sender, bare(size) as bare_turn:
+        where = Where(**json.loads(line_of(sender)))
+        async with open_libp2p(os.urandom(32)) as transport:
+            transport.serve(nobody_asks, FileBlobs(folder / "unused", STORE_BYTES))
+            ours = Ours(transport, await transport.dial(where.address), Digest(bytes.fromhex(where.digest)), size)
+            tcp = await trio.open_tcp_stream("127.0.0.1", where.tcp)
 
-        async def exchange() -> None:
-            await _exchange(transport, folder / "received", digest, size, peer)
+            async def raw() -> None:
+                await tcp.send_all(GO)
+                left = size
+                while left:
+                    left -= len(await tcp.receive_some(limits.CHUNK_BYTES))
 
-        async def stream() -> None:
-            async with transport.fetch(peer, digest) as blob:
-                while await blob.receive_some():
-                    pass
-
-        async def bare() -> None:
-            stream = await host.new_stream(info.peer_id, [BARE])
-            await stream.write(GO)
-            left = size
-            while left:
-                left -= len(await stream.read(min(left, limits.CHUNK_BYTES)))
-            await stream.close()
-
-        async def raw() -> None:
-            await tcp.send_all(GO)
-            left = size
-            while left:
-                left -= len(await tcp.receive_some(limits.CHUNK_BYTES))
-
-        yield {"exchange": exchange, "our stream": stream, "bare stream": bare, "raw TCP": raw}
-        await tcp.aclose()
+            yield {
+                "exchange": lambda: ours.exchange(folder / "here"),
+                "our stream": lambda: timed(ours.stream()),
+                "bare stream": lambda: trio.to_thread.run_sync(bare_turn),
+                "raw TCP": lambda: timed(raw()),
+            }
 
 
-async def _exchange(transport: Transport, folder: Path, digest: Digest, size: int, peer: PeerId) -> None:
-    """Into an empty store, durably."""
-
-    def accuse(peer: PeerId, kind: OffenceKind, detail: str) -> None:
-        raise AssertionError(detail)
-
-    await ModelExchange(transport, FileBlobs(folder, STORE_BYTES), size, accuse).obtain(digest, [peer])
-
-
-async def timed(way: Way, folder: Path) -> float:
-    """Seconds; what was stored is removed afterwards."""
+async def timed(way: Awaitable[None]) -> float:
     began = time.monotonic()
-    await way()
-    seconds = time.monotonic() - began
-    await trio.to_thread.run_sync(lambda: rmtree(folder / "received", ignore_errors=True))
-    return seconds
+    await way
+    return time.monotonic() - began
+
+
+@dataclass(frozen=True, slots=True)
+class Ours:
+    transport: Transport
+    peer: PeerId
+    digest: Digest
+    size: int
+
+    async def exchange(self, folder: Path) -> float:
+        """Into an empty store, durably."""
+
+        def accuse(peer: PeerId, kind: OffenceKind, detail: str) -> None:
+            raise AssertionError(detail)
+
+        exchange = ModelExchange(self.transport, FileBlobs(folder, STORE_BYTES), self.size, accuse)
+        seconds = await timed(exchange.obtain(self.digest, [self.peer]))
+        await trio.to_thread.run_sync(rmtree, folder)
+        return seconds
+
+    async def stream(self) -> None:
+        async with self.transport.fetch(self.peer, self.digest) as blob:
+            while await blob.receive_some():
+                pass
 
 
 if __name__ == "__main__":

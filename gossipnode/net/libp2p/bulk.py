@@ -146,8 +146,7 @@ class Bulk:
             if not chunk:
                 raise IncompleteReadError("the blob has gone meanwhile")
             with trio.fail_after(CHUNK_S):
-                for at in range(0, len(chunk), FRAME_BYTES):
-                    await stream.write(chunk[at : at + FRAME_BYTES])
+                await stream.write(chunk)
             offset += len(chunk)
             self._tally.blob_sent += len(chunk)
 

@@ -36,11 +36,11 @@ from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
 from libp2p.security.noise.transport import Transport as Noise
 from libp2p.stream_muxer.exceptions import MuxedConnError, MuxedStreamError
 from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX
-from libp2p.stream_muxer.yamux.yamux import Yamux
 from libp2p.transport.upgrader import TransportUpgrader
 
 from gossipnode.net.libp2p.addresses import name_of, peer_id
 from gossipnode.net.libp2p.faults import Faults, one_line
+from gossipnode.net.libp2p.quick import QuickYamux, quicken
 from gossipnode.net.libp2p.sockets import Tcp
 from protocols import limits
 from sampling.peers import PeerId
@@ -102,11 +102,12 @@ class GuardedSwarm(Swarm):
 
 def new_host(keys: KeyPair, tcp: Tcp, psk: bytes | None, faults: Faults) -> BasicHost:
     """Noise and yamux over our own TCP. No resource manager: its counters leak, and the limits here are ours."""
+    quicken()
     me = ID.from_pubkey(keys.public_key)
     store = PeerStore()
     store.add_key_pair(me, keys)
     upgrader = TransportUpgrader(
-        {NOISE: Noise(keys, noise_privkey=new_noise_key_pair().private_key)}, {TProtocol(YAMUX): Yamux}
+        {NOISE: Noise(keys, noise_privkey=new_noise_key_pair().private_key)}, {TProtocol(YAMUX): QuickYamux}
     )
     swarm = GuardedSwarm(
         me,

@@ -22,6 +22,7 @@ from multiaddr import Multiaddr  # type: ignore[import-untyped]  # it ships no s
 
 from gossipnode.errors import OperatorError
 from gossipnode.net.libp2p.addresses import Endpoint, listenable
+from gossipnode.net.libp2p.quick import tcp_stream
 from protocols import limits
 from protocols.transport import BadAddress, Traffic
 
@@ -158,7 +159,7 @@ class Tcp(ITransport):
             stream = await trio.open_tcp_stream(maddr.value_for_protocol(host), int(maddr.value_for_protocol("tcp")))
         except OSError as error:
             raise OpenConnectionError(reason(error)) from error
-        return RawConnection(TrioTCPStream(self.adopt(stream)), True)  # type: ignore[arg-type]  # a Wire, by its methods
+        return RawConnection(tcp_stream(self.adopt(stream)), True)
 
     def create_listener(self, handler_function: Accept) -> IListener:
         return Listener(self, handler_function)
@@ -215,7 +216,7 @@ class Listener(IListener):
 
     async def _upgrade(self, wire: Wire) -> None:
         try:
-            await self._accept(TrioTCPStream(wire))  # type: ignore[arg-type]  # a Wire, by its methods
+            await self._accept(tcp_stream(wire))
         except Exception as error:  # whatever a stranger's first bytes provoke ends that socket only
             log.debug("a connection was not taken: %s", error)
         finally:
