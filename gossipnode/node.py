@@ -228,9 +228,7 @@ class Node:
         log.info("round %d: %d models merged", entry.round, len(entry.trainers))
 
     def _evaluated(self, round: Round, found: Evaluation) -> None:
-        self.learning = Learning(
-            loss=found.loss, accuracy=found.accuracy, samples=found.samples, evaluated_round=round
-        )
+        self.learning = Learning(loss=found.loss, accuracy=found.accuracy, samples=found.samples, evaluated_round=round)
         log.info("round %d: accuracy %.4f, loss %.4f", round, found.accuracy, found.loss)
         for index, entry in enumerate(self.history):
             if entry.round == round:

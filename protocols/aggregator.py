@@ -32,6 +32,7 @@ from protocols.messages import (
     Refused,
     Settled,
     TrainedModel,
+    Unable,
 )
 from protocols.transport import TransportError
 from sampling.patience import Patience
@@ -53,6 +54,7 @@ class Aggregator:
         self._nursery = nursery
         self._collections: dict[Round, Collection] = {}
         parts.desk.on(TrainedModel, self._on_trained)
+        parts.desk.on(Unable, self._on_unable)
         parts.desk.on(Proposal, self._on_proposal)
 
     @property
@@ -75,6 +77,18 @@ class Aggregator:
                 return Refused("still fetching what you offered before")
             collection.offered[sender] = offer.model
             self._nursery.start_soon(self._fetch, collection, sender, offer)
+        return Ack()
+
+    async def _on_unable(self, sender: PeerId, excuse: Unable) -> AnyMessage:
+        if excuse.round <= self._head.known.round:
+            return Late(self._head.known)
+        if (refusal := await self._unwanted(sender, excuse.round)) is not None:
+            return Refused(refusal)
+        collection = self._open(excuse.round)
+        if collection is None or len(collection.excused) >= self._parts.manifest.modest.trainers:
+            return Refused("too many cannot train")
+        collection.excused.add(sender)
+        self._head.bell.ring()
         return Ack()
 
     async def _unwanted(self, sender: PeerId, round: Round) -> str | None:
@@ -143,25 +157,32 @@ class Aggregator:
         scope.cancel()
 
     async def _gather(self, collection: Collection) -> None:
-        """Returns with a quorum. Each time the deadline passes without one, the round is asked for again."""
+        """Returns with a quorum. When a trainer cannot train, and each time the deadline passes, others are asked."""
         modest, ceiling_s = self._parts.manifest.modest, self._parts.manifest.timing.round_ceiling_s
         candidates = len(self._parts.sampler.candidates(collection.round))
         need = quorum(min(modest.trainers, candidates), candidates, modest.success_fraction)
         attempt = 0
         while True:
-            with trio.move_on_after(self._spread.deadline_s):
-                await self._gathered(collection, need)
+            if await self._gathered(collection, need, attempt):
                 return self._spread.heard(collection.latest_at - collection.opened_at)
-            self._spread.missed()
             attempt += 1
-            live = await self._parts.sampler.sample(collection.round, modest.trainers)
+            live = await self._live_trainers(collection)
             patient = trio.current_time() - collection.opened_at < ceiling_s
             need = quorum(len(live), candidates, modest.success_fraction) if patient else min(2, candidates)
             if len(collection.inputs()) < need:
                 await self._recruit(collection, live, min(attempt, limits.ATTEMPTS))
 
-    async def _gathered(self, collection: Collection, need: int) -> None:
-        await self._head.bell.until(lambda: len(collection.inputs()) >= need)
+    async def _gathered(self, collection: Collection, need: int, attempt: int) -> bool:
+        """False when the deadline has passed, or another trainer has said that it cannot train."""
+        excused = len(collection.excused)
+        with trio.move_on_after(self._spread.after(attempt)):
+            await self._head.bell.until(lambda: len(collection.inputs()) >= need or len(collection.excused) > excused)
+        return len(collection.inputs()) >= need
+
+    async def _live_trainers(self, collection: Collection) -> list[PeerId]:
+        trainers = self._parts.manifest.modest.trainers
+        live = await self._parts.sampler.sample(collection.round, trainers + len(collection.excused))
+        return [peer for peer in live if peer not in collection.excused][:trainers]
 
     async def _recruit(self, collection: Collection, live: list[PeerId], attempt: int) -> None:
         if self._head.known.round < collection.round - 1:

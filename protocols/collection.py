@@ -26,6 +26,7 @@ class Collection:
         self.opened_at = opened_at
         self.latest_at = opened_at
         self._ready: dict[PeerId, tuple[Digest, Input]] = {}  # parent, input
+        self.excused: set[PeerId] = set()  # said that they cannot train this round
         self.offered: dict[PeerId, Digest] = {}  # being fetched and checked, or ready
 
     def ready(self, trainer: PeerId, parent: Digest, update: Input, now: float) -> None:

@@ -61,7 +61,7 @@ class Modest(Section, frozen=True, kw_only=True):
         Fraction, Meta(description="share of the trainers' models that an aggregator waits for (sf)")
     ] = 1.0
     activity_window: Annotated[
-        int, Meta(ge=1, le=limits.ROUND, description="rounds without a sign of life before a peer is no candidate (dk)")
+        int, Meta(ge=2, le=limits.ROUND, description="rounds without a sign of life before a peer is no candidate (dk)")
     ] = 50
     pull_every: Annotated[
         int, Meta(ge=1, le=limits.ROUND, description="nodes outside the committee fetch every n-th aggregate")

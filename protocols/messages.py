@@ -188,6 +188,12 @@ class HeadIs(Message, frozen=True, tag=28):
     head: Aggregate
 
 
+class Unable(Message, frozen=True, tag=29):
+    """A trainer to each aggregator: my task fails, ask another in my place. Answered by Ack or Late."""
+
+    round: RoundNumber
+
+
 AnyMessage = (
     Hello
     | Welcome
@@ -208,6 +214,7 @@ AnyMessage = (
     | Settled
     | AskHead
     | HeadIs
+    | Unable
 )
 
 GOSSIP = (Registered, HeadIs)  # what may be published; everything else is asked or answered

@@ -7,6 +7,7 @@ be over, so an aggregator that dies is replaced and nothing that was trained is 
 
 from __future__ import annotations
 
+import itertools
 import logging
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ from protocols.blobs import StoreFull
 from protocols.exchange import NotFetched
 from protocols.head import Head, Parts
 from protocols.learner import LearnerError, Trained, Unfit
-from protocols.messages import Ack, Aggregate, Late, TrainedModel
+from protocols.messages import Ack, Aggregate, Late, TrainedModel, Unable
 from protocols.transport import TransportError
 from sampling.patience import Patience
 from sampling.peers import PeerId, Round
@@ -94,9 +95,22 @@ class Trainer:
         except LearnerError as error:
             self.failure = str(error)
             log.error("round %d: the task failed: %s", assignment.round, error)
+            await self._excuse(assignment.round)
         else:
             self.failure = None
             await self._hand_in(assignment, trained)
+
+    async def _excuse(self, round: Round) -> None:
+        committee = await self._parts.sampler.sample(Round(round + 1), self._parts.manifest.modest.aggregators)
+        async with trio.open_nursery() as nursery:
+            for peer in committee:
+                nursery.start_soon(self._excuse_to, peer, round)
+
+    async def _excuse_to(self, peer: PeerId, round: Round) -> None:
+        try:
+            await self._parts.desk.insist(peer, Unable(round), (Ack, Late))
+        except TransportError as error:
+            log.info("round %d: %s does not hear that we cannot train: %s", round, peer, error)
 
     async def _update(self, parent: Aggregate, round: Round) -> Trained:
         if self._last is not None and self._last[0] == parent:
@@ -114,20 +128,18 @@ class Trainer:
 
     async def _hand_in(self, assignment: Assignment, trained: Trained) -> None:
         round, aggregators = assignment.round, self._parts.manifest.modest.aggregators
-        while True:
-            start = trio.current_time()
+        start = trio.current_time()
+        for tries in itertools.count():
             committee = await self._parts.sampler.sample(Round(round + 1), aggregators)
             taken: list[PeerId] = []
             async with trio.open_nursery() as nursery:
                 for peer in committee:
                     nursery.start_soon(self._hand_to, peer, assignment, trained, taken)
             # Whoever takes it will settle it; if nobody does (views still differ, say), there is nothing to wait for.
-            with trio.move_on_after(self._settling.deadline_s if taken else self._settling.floor_s):
+            with trio.move_on_after(self._settling.after(tries) if taken else self._settling.floor_s):
                 await self._head.reach(round)
                 self._settling.heard(trio.current_time() - start)
                 return
-            if taken:
-                self._settling.missed()
             log.info("round %d: not settled by %s; sampling again", round, ", ".join(committee) or "anybody")
 
     async def _hand_to(self, peer: PeerId, assignment: Assignment, trained: Trained, taken: list[PeerId]) -> None:
@@ -141,8 +153,7 @@ class Trainer:
         if isinstance(answer, Ack):
             taken.append(peer)
         elif isinstance(answer, Late):
-            made_it = (
-                peer in answer.head.aggregators
-            )  # else it is no vote: whoever knows better tells us that we are late
-            if not (made_it and await self._head.vote(peer, answer.head)):
+            # From one of its makers it is a vote; anyone else only tells us that we are late.
+            voter = peer in answer.head.aggregators
+            if not (voter and await self._head.vote(peer, answer.head)):
                 await self._head.catch_up()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 ALPHA = 1 / 8  # gain of the mean
 BETA = 1 / 4  # gain of the deviation
+MOST_GROWTH = 8  # of a deadline that is repeated: after long trouble the first good chance is not slept through
 K = 4  # deviations waited beyond the mean
 
 
@@ -32,6 +33,10 @@ class Patience:
 
     def missed(self) -> None:
         self._backoff = min(2 * self._backoff, self.ceiling_s / self.floor_s)
+
+    def after(self, tries: int) -> float:
+        """The deadline of what has been asked for `tries` times in vain and will be heard, or measured, in the end."""
+        return min(self.ceiling_s, self.deadline_s * float(min(2**tries, MOST_GROWTH)))
 
     @property
     def deadline_s(self) -> float:

@@ -31,6 +31,7 @@ from protocols.messages import (
     Registered,
     Settled,
     TrainedModel,
+    Unable,
     Welcome,
 )
 from sampling.peers import PeerId, Role, Round
@@ -77,6 +78,7 @@ MESSAGES: dict[str, AnyMessage] = {
     "aggregated": Aggregated(AGGREGATE, 0, DELTA),
     "aggregated again": Aggregated(THETA0, 64, Delta()),
     "settled": Settled(AGGREGATE),
+    "unable": Unable(Round(9)),
     "ask head": AskHead(),
     "head is": HeadIs(THETA0),
 }

@@ -80,3 +80,11 @@ def test_it_stays_between_floor_and_ceiling(events: list[float | None], first_s:
         else:
             patience.heard(event)
         assert 0.5 <= patience.deadline_s <= 30.0
+
+
+def test_a_deadline_that_is_repeated_grows_by_a_bound() -> None:
+    patience = Patience(1.0, 60.0)
+    for _ in range(100):
+        patience.heard(0.1)
+    assert [patience.after(tries) for tries in range(6)] == [1.0, 2.0, 4.0, 8.0, 8.0, 8.0]
+    assert Patience(1.0, 5.0, 2.0).after(9) == 5.0
