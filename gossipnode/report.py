@@ -8,12 +8,15 @@ views, gossip, framing, encryption, what nodes outside the committee fetch) is o
 from __future__ import annotations
 
 import math
+import os
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 import msgspec
 
+from gossipnode.errors import OperatorError, reason
 from gossipnode.status.report import OffenceStatus, RoundStatus, Status
 
 
@@ -97,6 +100,25 @@ def summary(report: Report) -> list[str]:
         f"models            {digests.agreeing} of {report.nodes} nodes hold the same, {digests.distinct} distinct",
         f"offences          {len(report.offences)}",
     ]
+
+
+def agreed(report: Report) -> bool:
+    """Every node holds the same model."""
+    return report.digests.distinct == 1 and report.digests.agreeing == report.nodes
+
+
+def require_writable(path: Path | None) -> None:
+    """Said before the run, not after it. Raises OperatorError."""
+    if path is not None and not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
+        raise OperatorError(f"--json {path}: no file can be written there")
+
+
+def save(report: Report, path: Path) -> None:
+    """Raises OperatorError."""
+    try:
+        path.write_bytes(encode(report))
+    except OSError as error:
+        raise OperatorError(f"--json {path}: cannot be written: {reason(error)}") from error
 
 
 def encode(report: Report) -> bytes:

@@ -11,11 +11,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from gossipnode.net.simulated import Conditions, scattered
 from gossipnode.newrun import merged, settings_tables
-from gossipnode.report import encode, summary
+from gossipnode.report import agreed, require_writable, save, summary
 from gossipnode.simulation import Outcome, Scenario, Tick, simulate
 
 LAN_S = 0.0005  # one way
 BYTES_PER_MB = 1_000_000
+INTERRUPTED = 130  # the exit code that a shell gives to Ctrl-C
 
 
 def simulate_command(
@@ -34,6 +35,7 @@ def simulate_command(
     json_path: Path | None,
 ) -> int:
     """The exit code: 0 if every node finished, all with one model. Raises OperatorError."""
+    require_writable(json_path)
     asked = {"task": task, "protocol": protocol, "rounds": rounds, "seed": seed, "start_peers": nodes}
     conditions = Conditions(
         delay=scattered(seed) if latency == "wan" else LAN_S,
@@ -51,13 +53,17 @@ def simulate_command(
     )
     console = Console()
     outcome = _with_progress(scenario, rounds, console)
+    if outcome is None:
+        return INTERRUPTED
     _tell(outcome, console)
     if json_path is not None:
-        json_path.write_bytes(encode(outcome.report))
-    return 0 if outcome.finished and outcome.report.digests.distinct == 1 else 1
+        save(outcome.report, json_path)
+        console.print(f"report            {json_path}")
+    return 0 if outcome.finished and agreed(outcome.report) else 1
 
 
-def _with_progress(scenario: Scenario, rounds: int, console: Console) -> Outcome:
+def _with_progress(scenario: Scenario, rounds: int, console: Console) -> Outcome | None:
+    """None: Ctrl-C."""
     columns = (TextColumn("round"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.fields[virtual]}"))
     with Progress(*columns, TimeElapsedColumn(), TextColumn("of wall time"), console=console) as progress:
         bar = progress.add_task("rounds", total=rounds, virtual="")
@@ -65,7 +71,11 @@ def _with_progress(scenario: Scenario, rounds: int, console: Console) -> Outcome
         def tell(tick: Tick) -> None:
             progress.update(bar, completed=tick.round, virtual=f"{tick.virtual_s:,.0f} virtual s")
 
-        return simulate(scenario, tell)
+        try:
+            return simulate(scenario, tell)
+        except* KeyboardInterrupt:  # trio's nurseries wrap it
+            console.print("interrupted")
+    return None
 
 
 def _tell(outcome: Outcome, console: Console) -> None:
