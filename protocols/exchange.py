@@ -23,8 +23,8 @@ from verify.standing import OffenceKind
 log = logging.getLogger(__name__)
 
 TRIES_PER_SOURCE = 3  # a broken stream is resumed this often before the source is given up
-BATCH_BYTES = limits.MIB  # for one hop to the thread that hashes and writes; a stream yields 64 KiB at a time
-BATCHES_AHEAD = 4  # received and not yet written: the stream does not stop for a slow write, and memory is bounded
+BATCH_BYTES = 2 * limits.MIB  # for one hop to the thread that hashes and writes: a stream yields 64 KiB at a time
+BATCHES_AHEAD = 2  # received and not yet written: the stream does not stop for a slow write, and memory is bounded
 
 
 class NotFetched(Exception):
