@@ -90,12 +90,14 @@ def _peer(node: Node, peer: PeerId, linked: bool, eligible: bool) -> PeerStatus:
     membership = node.parts.membership
     registration = membership.view.registration(peer)
     assert registration is not None
+    rtt_s = membership.rtt_s(peer)
     return PeerStatus(
         peer=peer,
         linked=linked,
         last_active_round=membership.view.last_active(peer),
         roles=[str(role) for role in registration.roles],
         eligible=eligible,
+        rtt_ms=None if rtt_s is None else 1e3 * rtt_s,
         standing=node.standing.repute(peer, membership.round).value,
         addresses=list(registration.addresses),
     )

@@ -118,6 +118,10 @@ class Head:
         """Returns once an aggregate of `round` or later is known."""
         await self.bell.until(lambda: self.known.round >= round)
 
+    async def known_other_than(self, aggregate: Aggregate) -> Aggregate:
+        await self.bell.until(lambda: self.known != aggregate)
+        return self.known
+
     async def held_after(self, round: Round) -> Aggregate:
         """The newest aggregate whose bytes are here, once there is one beyond `round`."""
         await self.bell.until(lambda: self.held is not None and self.held.round > round)

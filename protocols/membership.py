@@ -77,6 +77,7 @@ class _Partner:
     have: int = 0
     round: int = 0  # how far it says the run is
     heard_at: float = field(default_factory=trio.current_time)
+    rtt_s: float | None = None  # of a small question, smoothed; None until measured
 
 
 class Membership:
@@ -148,8 +149,18 @@ class Membership:
             patience.missed()
             return False
         patience.heard(trio.current_time() - start)
+        self._timed(peer, trio.current_time() - start)
         self._note_round(peer, pong.round)
         return True
+
+    def rtt_s(self, peer: PeerId) -> float | None:
+        partner = self._partners.get(peer)
+        return partner.rtt_s if partner else None
+
+    def _timed(self, peer: PeerId, duration_s: float) -> None:
+        if partner := self._partners.get(peer):
+            before_s = duration_s if partner.rtt_s is None else partner.rtt_s
+            partner.rtt_s = before_s + (duration_s - before_s) / 8
 
     def news_for(self, peer: PeerId) -> tuple[Delta, int]:
         """What that peer may not know of our view yet; call `told` with the version once it has answered."""
@@ -267,10 +278,12 @@ class Membership:
             if (partner := self._partners.get(peer)) is None:
                 return
             delta, upto = self.news_for(peer)
+            start = trio.current_time()
             try:
                 answer = await self.desk.ask(peer, Exchange(self.round, delta, partner.have), Exchanged, HELLO_S)
             except TransportError:
                 return
+            self._timed(peer, trio.current_time() - start)
             partner.have = answer.upto
             self.told(peer, self._believed(peer, answer.delta, upto))
             self._note_round(peer, answer.round)

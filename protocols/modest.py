@@ -120,15 +120,17 @@ class Modest:
 
     async def _follow(self) -> None:
         """Hold every R-th aggregate and the last, so that every node can serve it; and any that is here already."""
-        round = Round(-1)
+        known = self.head.known
+        self._pull_if_due(known)
         while True:
-            await self.head.reach(Round(round + 1))
-            aggregate = self.head.known
-            round = aggregate.round
-            if round > 0:
-                self._hooks.learnt(aggregate)
-            if self._due(aggregate):
-                self._nursery.start_soon(self._pull, aggregate)
+            before, known = known, await self.head.known_other_than(known)
+            if known.round > before.round:
+                self._hooks.learnt(known)
+            self._pull_if_due(known)
+
+    def _pull_if_due(self, aggregate: Aggregate) -> None:
+        if self._due(aggregate):
+            self._nursery.start_soon(self._pull, aggregate)
 
     def _due(self, aggregate: Aggregate) -> bool:
         every = self._parts.manifest.modest.pull_every

@@ -278,6 +278,8 @@ async def test_a_partner_heard_of_just_now_is_alive_without_asking(
     await trio.sleep(30)
     assert await scene.membership.ping(PEER.peer)
     assert len(links.asked) == 1
+    assert scene.membership.rtt_s(PEER.peer) == 0.0  # measured, and the scripted peer takes no time
+    assert scene.membership.rtt_s(THIRD.peer) is None
     await wait_all_tasks_blocked()
 
 
