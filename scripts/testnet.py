@@ -1,12 +1,14 @@
 """A testnet on this machine: real processes, real libp2p over loopback, no server. Shows a live table, writes a report.
 
 Each node is `gossipnode start` in a home of its own; the first makes the manifest, the others are given its address and
-find each other through it. Exit code 0: every node finished every round and all hold the same model.
+find each other through it. Exit code 0: every node finished every round and all hold the same model. However this
+program ends, its nodes end with it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import shutil
@@ -26,13 +28,15 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from gossipnode.report import Report, encode, report_of, summary
+from gossipnode.errors import OperatorError
+from gossipnode.report import Report, agreed, report_of, require_writable, save, summary
 from gossipnode.status.report import Status, decode
 from protocols.manifest import validated
 
 POLL_S = 0.5
 START_S = 120.0  # for a node to answer at all: eight import torch on two cores
 STOP_S = 10.0  # a node promises to stop within 5
+PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
 
 @dataclass(slots=True)
@@ -69,7 +73,8 @@ class Peer:
 
     def last_words(self) -> str:
         lines = (self.home / "log.txt").read_text(errors="replace").splitlines()
-        return lines[-1] if lines else "it said nothing"
+        errors = [line for line in lines if line.startswith("error: ")]
+        return (errors or lines or ["it said nothing"])[-1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +95,16 @@ class Failed(Exception):
     """The testnet did not do what it should. One line."""
 
 
+class Stopped(BaseException):
+    """By a signal. Not an Exception: whatever is under way, it ends."""
+
+
+def end_with_parent() -> None:
+    """Runs in a node's process before the node: if we are killed, Linux tells it to stop."""
+    with contextlib.suppress(OSError, AttributeError):  # elsewhere a testnet that is killed leaves its nodes running
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM))
+
+
 def start(root: Path, index: int, options: Options, peers: str | None) -> Peer:
     home = root / f"node-{index}"
     home.mkdir()
@@ -100,7 +115,13 @@ def start(root: Path, index: int, options: Options, peers: str | None) -> Peer:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with (home / "log.txt").open("wb") as log:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=environment,
+            start_new_session=True,  # Ctrl-C is for us; we pass it on
+            preexec_fn=end_with_parent,
         )
     return Peer(f"node-{index}", home, process)
 
@@ -150,15 +171,21 @@ def watch(peers: list[Peer], options: Options, timeout_s: float, console: Consol
                 return
             check_alive(peers)
             if elapsed_s > timeout_s:
-                raise Failed(f"not finished after {timeout_s:.0f} s; the homes with their logs: --keep DIR")
+                raise Failed(f"not finished after {timeout_s:.0f} s: {unfinished(peers)}")
             time.sleep(POLL_S)
+
+
+def unfinished(peers: list[Peer]) -> str:
+    late = [peer for peer in peers if not peer.done]
+    return ", ".join(f"{peer.name} {row(peer, 0)[2]}" for peer in late)
 
 
 def table(peers: list[Peer], options: Options, elapsed_s: float) -> Table:
     title = f"{options.protocol} · {options.task} · {options.nodes} nodes · {elapsed_s:.0f} s"
     view = Table(title=title, title_justify="left")
     for heading in ("node", "peer", "state", "round", "model", "accuracy", "sent MB", "links"):
-        view.add_column(heading, justify="right" if heading in ("round", "accuracy", "sent MB", "links") else "left")
+        right = heading in ("round", "accuracy", "sent MB", "links")
+        view.add_column(heading, justify="right" if right else "left", no_wrap=True)
     for peer in peers:
         view.add_row(*row(peer, options.rounds))
     return view
@@ -175,7 +202,7 @@ def row(peer: Peer, rounds: int) -> list[str]:
         f"…{status.node.peer[-6:]}",
         status.progress.state,
         f"{status.progress.round}/{rounds}",
-        (status.progress.head or "")[:10],
+        (status.progress.head or "")[:8],
         accuracy,
         f"{status.traffic.wire_sent / 1e6:.1f}",
         str(sum(each.linked for each in status.peers)),
@@ -183,21 +210,29 @@ def row(peer: Peer, rounds: int) -> list[str]:
 
 
 def stop(peers: list[Peer]) -> list[str]:
-    """Ctrl-C to each; whoever does not stop in time is killed and named."""
+    """Ctrl-C to each; whoever does not stop in time is killed and named. A second signal to us kills at once."""
     for peer in peers:
         if peer.process.poll() is None:
             peer.process.send_signal(signal.SIGINT)
     deadline = time.monotonic() + STOP_S
-    late = []
+    try:
+        return [peer.name for peer in peers if not ended(peer, deadline - time.monotonic())]
+    finally:
+        kill(peers)
+
+
+def ended(peer: Peer, within_s: float) -> bool:
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        peer.process.wait(max(0.1, within_s))
+    return peer.process.returncode is not None
+
+
+def kill(peers: list[Peer]) -> None:
     for peer in peers:
-        try:
-            peer.process.wait(max(0.1, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            late.append(peer.name)
+        if peer.process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(peer.process.pid, signal.SIGKILL)
+                os.killpg(peer.process.pid, signal.SIGKILL)  # its worker too
             peer.process.wait()
-    return late
 
 
 def duration_s(peers: list[Peer]) -> float:
@@ -207,15 +242,23 @@ def duration_s(peers: list[Peer]) -> float:
 
 @contextlib.contextmanager
 def homes(keep: Path | None) -> Iterator[Path]:
+    """A folder for them all. One that we made ourselves is kept if something failed: the logs are there."""
     if keep is not None:
-        keep.mkdir(parents=True, exist_ok=False)
+        try:
+            keep.mkdir(parents=True)
+        except OSError as error:
+            raise Failed(f"--keep {keep}: {error.strerror}; name a new folder") from error
         yield keep
         return
     root = Path(tempfile.mkdtemp(prefix="testnet-"))
     try:
         yield root
-    finally:
+    except Failed as failure:
+        raise Failed(f"{failure}; the homes with their logs are in {root}") from failure
+    except BaseException:
         shutil.rmtree(root, ignore_errors=True)
+        raise
+    shutil.rmtree(root, ignore_errors=True)
 
 
 def central_accuracy(status: Status) -> float:
@@ -237,10 +280,12 @@ def run(options: Options, keep: Path | None, timeout_s: float, central: bool, co
         try:
             peers.append(start(root, 0, options, None))
             address = first_address(peers[0])
-            console.print(f"first node at {address}")
-            peers += [start(root, index, options, address) for index in range(1, options.nodes)]
+            console.print(f"first node at {address}", soft_wrap=True)
+            peers.extend(start(root, index, options, address) for index in range(1, options.nodes))
             watch(peers, options, timeout_s, console)
         finally:
+            if not console.is_terminal:
+                console.print()  # the table has not ended its line
             late = stop(peers)
         if late:
             raise Failed(f"{', '.join(late)} did not stop within {STOP_S:.0f} s of Ctrl-C")
@@ -282,21 +327,32 @@ def main(
 ) -> None:
     """Run a swarm of real nodes on this machine and report on it."""
     console = Console()
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, stopped)
     sampled = min(trainers, nodes)
     options = Options(
         nodes, rounds, protocol, task, seed, sampled, min(aggregators, sampled), partition, encoding, settings
     )
     try:
+        require_writable(json_path)
         report = run(options, keep, timeout_s, central, console)
-    except Failed as failure:
+        if json_path is not None:
+            save(report, json_path)
+    except (Failed, OperatorError) as failure:
         raise click.ClickException(str(failure)) from failure
+    except Stopped as signalled:
+        console.print("stopped, and every node with it")
+        sys.exit(128 + signalled.args[0])
     for line in summary(report):
         console.print(line)
     if json_path is not None:
-        json_path.write_bytes(encode(report))
-        console.print(f"report            {json_path}")
-    if report.digests.distinct != 1 or report.digests.agreeing != nodes:
+        console.print(f"report            {json_path}", soft_wrap=True)
+    if not agreed(report):
         raise click.ClickException("the nodes do not hold the same model")
+
+
+def stopped(number: int, frame: object) -> None:
+    raise Stopped(number)
 
 
 if __name__ == "__main__":
