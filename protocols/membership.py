@@ -254,6 +254,7 @@ class Membership:
 
     def _meet(self, peer: PeerId, greeting: Hello | Welcome) -> None:
         """A linked peer of our run. If it knows the same registrations, neither needs to tell the other its view."""
+        self._strangers.discard(peer)
         partner = self._partners.setdefault(peer, _Partner())
         if greeting.seal == self.view.seal:
             partner.acknowledged, partner.have = self.view.version, greeting.version
@@ -322,7 +323,10 @@ class Membership:
                 self._bootstrap[target] = await self.desk.transport.dial(target)
             else:
                 await self.desk.ask(peer, self._hello(), Welcome, HELLO_S)
-            backoff.succeeded()
+            if self._bootstrap.get(target) in self._strangers:  # it may come to belong to us, but is not to be pestered
+                backoff.failed(trio.current_time(), self._rng)
+            else:
+                backoff.succeeded()
         except (TransportError, BadAddress) as error:
             level = logging.WARNING if peer is None and backoff.delay_s == BACKOFF_FIRST_S else logging.DEBUG
             log.log(level, "cannot reach %s: %s; trying again for ever", target, error)

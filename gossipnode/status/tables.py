@@ -7,7 +7,7 @@ neither rich's markup nor the terminal's escapes in a peer's words have any effe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Literal
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -104,15 +104,18 @@ def headline(status: Status) -> Text:
     return head.append_text(Text(f"  up {span(status.node.uptime_s)}", "dim"))
 
 
-def grid(*columns: str, right: frozenset[str] = frozenset()) -> Table:
+def grid(*columns: str, right: frozenset[str] = frozenset(), wide: frozenset[str] = frozenset()) -> Table:
+    """`wide` columns give way first where the terminal is narrow."""
     table = Table(box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False)
     for column in columns:
-        table.add_column(column, justify="right" if column in right else "left", no_wrap=True)
+        justify: Literal["left", "right"] = "right" if column in right else "left"
+        table.add_column(column, justify=justify, no_wrap=column not in wide, overflow="ellipsis")
     return table
 
 
 def peer_table(peers: Sequence[PeerStatus]) -> RenderableType:
-    table = grid("peer", "link", "active", "rtt", "roles", "standing", "address", right=frozenset({"active", "rtt"}))
+    columns = ("peer", "link", "active", "rtt", "roles", "standing", "address")
+    table = grid(*columns, right=frozenset({"active", "rtt"}), wide=frozenset({"address"}))
     ordered = sorted(peers, key=lambda peer: (not peer.linked, -peer.last_active_round, peer.peer))
     for peer in ordered[:PEERS_SHOWN]:
         table.add_row(
@@ -129,9 +132,9 @@ def peer_table(peers: Sequence[PeerStatus]) -> RenderableType:
 
 
 def round_table(history: Sequence[RoundStatus]) -> Table:
-    table = grid(
-        "round", "model", "time", "accuracy", "trainers", "aggregators", right=frozenset({"round", "time", "accuracy"})
-    )
+    columns = ("round", "model", "time", "accuracy", "trainers", "aggregators")
+    wide = frozenset({"trainers", "aggregators"})
+    table = grid(*columns, right=frozenset({"round", "time", "accuracy"}), wide=wide)
     for done in reversed(history[-ROUNDS_SHOWN:]):
         table.add_row(
             str(done.round),
