@@ -323,10 +323,9 @@ class Membership:
                 self._bootstrap[target] = await self.desk.transport.dial(target)
             else:
                 await self.desk.ask(peer, self._hello(), Welcome, HELLO_S)
-            if self._bootstrap.get(target) in self._strangers:  # it may come to belong to us, but is not to be pestered
-                backoff.failed(trio.current_time(), self._rng)
-            else:
-                backoff.succeeded()
+            backoff.succeeded()
+            if self._bootstrap.get(target) in self._strangers:
+                backoff.next_at = trio.current_time() + BACKOFF_MOST_S  # it may come to belong to us
         except (TransportError, BadAddress) as error:
             level = logging.WARNING if peer is None and backoff.delay_s == BACKOFF_FIRST_S else logging.DEBUG
             log.log(level, "cannot reach %s: %s; trying again for ever", target, error)

@@ -136,7 +136,8 @@ class _Child:
                 await pending.done.wait()
                 return
             self._verdict = f"was killed because it did not stop within {grace_s:g} s"
-            _log.warning("the worker %s", self._verdict)
+            if grace_s:
+                _log.warning("the worker %s", self._verdict)
             await self.kill()
 
     async def _hear_replies(self) -> None:
