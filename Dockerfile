@@ -1,6 +1,8 @@
 # A node in a container; what follows the image's name is options of `gossipnode start`:
-#   docker build -t gossipnode . && docker run --name node -v gossipnode:/data -p 4001:4001 gossipnode --peers ADDRESS
+#   docker build -t gossipnode .
+#   docker run --name node --network host -v gossipnode:/data gossipnode --shard 1/8 --peers ADDRESS
 #   docker exec node gossipnode status --home /data
+# The host's network, because the address of a container means nothing to peers on other machines. More: docs/running.md
 FROM python:3.12-slim-bookworm AS build
 RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev libgmp-dev && rm -rf /var/lib/apt/lists/*
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1

@@ -126,6 +126,9 @@ def offences(node: Node) -> list[OffenceStatus]:
 
 def warnings(node: Node) -> list[str]:
     found = []
+    membership = node.parts.membership
+    if not membership.rules.admits(membership.me):
+        found.append("this run's allow-list does not name this node: its author has to add the peer id")
     failure = node.protocol.trainer.failure
     if failure:
         found.append(f"the task fails: {failure}")
