@@ -63,13 +63,35 @@ def test_it_waits_for_its_peers_and_leaves_foreign_runs_alone(start: Start, tmp_
     again = start("c", "--peers", first.address, "--peers", second.address)
     line = again.says("do not belong together")
     assert f"this is run {joined.run.run_id[:12]}" in line
-    again.shows(lambda status: status.node.joined and not status.peers)
+    assert again.status().peers == []
     me = again.status().node.peer
     for node in (first, second):
         assert me not in {each.peer for each in node.status().peers}
         assert node.status().offences == []
     assert again.log.count("do not belong together") <= 2  # once for each of them
     assert "Traceback" not in first.log + second.log + again.log
+
+
+def test_a_private_run_is_for_its_members(start: Start, tmp_path: Path) -> None:
+    key = tmp_path / "swarm.key"
+    key.write_text(f"/key/swarm/psk/1.0.0/\n/base16/\n{'5a' * 32}\n")
+    key.chmod(0o600)
+    names = [init_home(tmp_path / home).rsplit(maxsplit=1)[-1] for home in ("a", "b")]
+    (tmp_path / "run.toml").write_text(
+        f"task = 'digits'\nrounds = 3\nstart_peers = 2\n[admission]\nmode = 'allow'\nallow = {names}\n"
+    )
+    first = start("a", "--manifest", "run.toml", "--psk", str(key), "--shard", "0/2")
+    options = ("--psk", str(key), "--shard", "1/2", "--peers", first.address)
+    second, unnamed = start("b", *options), start("c", *options)
+    keyless = start("d", "--peers", first.address)
+    ends = [node.shows(lambda status: status.progress.state == "finished") for node in (first, second)]
+    assert ends[0].progress.head == ends[1].progress.head
+    assert {status.node.peer for status in ends} == set(names)
+    unnamed.says("you are not on this run's allow-list")
+    unnamed.shows(lambda status: "allow-list does not name this node" in "".join(status.warnings))
+    keyless.says("no manifest from")
+    assert keyless.status().run is None
+    assert [len(node.status().peers) for node in (first, second)] == [1, 1]
 
 
 @asynccontextmanager
