@@ -17,6 +17,7 @@ import msgspec
 import trio
 
 from protocols import limits
+from protocols.backoff import BACKOFF_FIRST_S, BACKOFF_MOST_S, Backoff
 from protocols.desk import Declined, Desk
 from protocols.messages import (
     AnyMessage,
@@ -44,29 +45,11 @@ DEGREE = 8  # links kept up: GossipSub's mesh wants about 6, and 8 random links 
 EXCHANGE_S = 2.0  # between exchanges, jittered by half; a view of n peers is known to all after about log2(n) of them
 EXCHANGES_AT_ONCE = 100  # a full view fits into half as many
 DIAL_TICK_S = 0.5  # how often missing links are looked for
-BACKOFF_FIRST_S = 0.5
-BACKOFF_MOST_S = 30.0  # a peer that returns after a night is found within half a minute
 FRESH_S = 1.0  # a linked peer heard from this lately is alive without asking: a wrong guess costs one round's deadline
 TOUCHES = 8  # a live peer is noted so often in an activity window
 DIAL_TRIPS = 5  # round trips of TCP, noise, yamux and the question's own stream before an answer over a new link
 HELLO_S = 10.0  # includes the other side's start-up on a busy machine
 GOODBYE_S = 1.0  # of the 5 s in which a node must stop
-
-
-@dataclass(slots=True)
-class _Backoff:
-    """When to dial a target next."""
-
-    next_at: float = 0.0
-    delay_s: float = BACKOFF_FIRST_S
-    busy: bool = False
-
-    def failed(self, now: float, rng: random.Random) -> None:
-        self.next_at = now + self.delay_s * rng.uniform(0.5, 1.5)
-        self.delay_s = min(2 * self.delay_s, BACKOFF_MOST_S)
-
-    def succeeded(self) -> None:
-        self.delay_s, self.next_at = BACKOFF_FIRST_S, 0.0
 
 
 @dataclass(slots=True)
@@ -110,7 +93,7 @@ class Membership:
         self._bootstrap: dict[str, PeerId | None] = dict.fromkeys(bootstrap)
         self._partners: dict[PeerId, _Partner] = {}
         self._strangers: set[PeerId] = set()  # of another run or version: told so, left alone
-        self._backoffs: dict[str, _Backoff] = {}  # by bootstrap address or peer
+        self._backoffs: dict[str, Backoff] = {}  # by bootstrap address or peer
         self._rng = rng
         self.outbid = trio.Event()  # somebody knows a later record of us than we do: join again
         self.acquainted = trio.Event()  # a first peer of this run has answered
@@ -302,7 +285,7 @@ class Membership:
         while True:
             now = trio.current_time()
             for target, peer in self._missing():
-                backoff = self._backoffs.setdefault(target, _Backoff())
+                backoff = self._backoffs.setdefault(target, Backoff())
                 if not backoff.busy and now >= backoff.next_at:
                     backoff.busy = True
                     nursery.start_soon(self._dial, target, peer, backoff)
@@ -317,7 +300,7 @@ class Membership:
         chosen = self._rng.sample(others, min(room, len(others))) if room > 0 else []
         return [*unlinked, *((str(peer), peer) for peer in chosen)]
 
-    async def _dial(self, target: str, peer: PeerId | None, backoff: _Backoff) -> None:
+    async def _dial(self, target: str, peer: PeerId | None, backoff: Backoff) -> None:
         try:
             if peer is None:
                 self._bootstrap[target] = await self.desk.transport.dial(target)
@@ -327,7 +310,7 @@ class Membership:
             if self._bootstrap.get(target) in self._strangers:
                 backoff.next_at = trio.current_time() + BACKOFF_MOST_S  # it may come to belong to us
         except (TransportError, BadAddress) as error:
-            level = logging.WARNING if peer is None and backoff.delay_s == BACKOFF_FIRST_S else logging.DEBUG
+            level = logging.WARNING if peer is None and backoff.first else logging.DEBUG
             log.log(level, "cannot reach %s: %s; trying again for ever", target, error)
             backoff.failed(trio.current_time(), self._rng)
         finally:

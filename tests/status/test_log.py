@@ -20,8 +20,10 @@ SetUp = Callable[..., io.StringIO]
 @pytest.fixture
 def set_up() -> Iterator[SetUp]:
     """Sets the log up over a buffer, and puts the root logger back afterwards."""
-    root = logging.getLogger()
+    root, theirs = logging.getLogger(), logging.getLogger("libp2p")
     before = root.handlers, root.level
+    quietened = theirs.handlers[:], theirs.propagate  # by a transport that an earlier test of this process has opened
+    theirs.handlers, theirs.propagate = [], True
 
     def over_buffer(level: str = "info", *, as_json: bool = False) -> io.StringIO:
         buffer = io.StringIO()
@@ -30,6 +32,7 @@ def set_up() -> Iterator[SetUp]:
 
     yield over_buffer
     root.handlers, _ = before
+    theirs.handlers, theirs.propagate = quietened
     root.setLevel(before[1])
     logging.captureWarnings(capture=False)
 
