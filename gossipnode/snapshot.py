@@ -132,6 +132,8 @@ def warnings(node: Node) -> list[str]:
     failure = node.protocol.trainer.failure
     if failure:
         found.append(f"the task fails: {failure}")
+    if node.protocol.evaluation_failure:
+        found.append(f"the model cannot be evaluated: {node.protocol.evaluation_failure}")
     if node.protocol.stalled:
         found.append(f"no round has finished for several deadlines{'' if failure else ': too few peers answer'}")
     if node.checkpoint_error:

@@ -64,6 +64,7 @@ class Modest:
         self.trainer = Trainer(parts, self.head, self._settling)
         self.aggregator: Aggregator | None = None
         self.stalled = False
+        self.evaluation_failure: str | None = None  # the operator's task could not evaluate the newest model, and why
 
     async def run(self) -> None:
         """Until cancelled. A finished run goes on serving its last model."""
@@ -159,7 +160,9 @@ class Modest:
     async def _evaluate_one(self, held: Aggregate) -> None:
         try:
             self._hooks.evaluated(held.round, await self._parts.learner.evaluate(held.model))
+            self.evaluation_failure = None
         except (LearnerError, Unfit) as error:
+            self.evaluation_failure = str(error)
             log.error("the model of round %d could not be evaluated: %s", held.round, error)
 
     # -- the watch ----------------------------------------------------------------------------------------------------

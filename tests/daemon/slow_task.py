@@ -34,6 +34,11 @@ class Blobs(Task):
                 return loss * float("nan")
         return loss
 
+    def metrics(self, model: nn.Module, test: Batch) -> dict[str, float]:
+        if self.mood and self.mood.read_text() == "unmeasured":
+            raise ZeroDivisionError("no scale")
+        return super().metrics(model, test)
+
 
 def blobs(count: int, seed: int) -> Batch:
     draw = torch.Generator().manual_seed(seed)

@@ -121,6 +121,8 @@ async def test_a_task_that_fails_and_a_peer_that_sends_garbage(start: Start, tmp
     assert failing.warnings == ["the task fails: task 'slow_task:TASK' failed in loss(): ValueError: the batch is odd"]
     mood.write_text("nan")
     await aside(node.shows, lambda status: "the loss became nan" in "".join(status.warnings))
+    mood.write_text("unmeasured")
+    await aside(node.shows, lambda status: "the model cannot be evaluated: " in "".join(status.warnings))
     mood.write_text("")
     await aside(node.shows, lambda status: round_of(status) >= 2 and not status.warnings)
 
