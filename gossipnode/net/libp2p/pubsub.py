@@ -63,6 +63,15 @@ class GuardedRouter(GossipSub):
         except Exception as error:  # runs as a bare task: what it raises would end the service
             log.debug("grafting %s failed: %s", peer_id, one_line(error))
 
+    # Nobody is pruned here for having too many neighbours: a PRUNE means that a node has left. It may be back at once,
+    # and would be shut out for 60 s if it grafted within 10, so there is no back-off, and no GRAFT comes too soon.
+
+    def _check_back_off(self, peer: ID, topic: str) -> bool:
+        return False
+
+    def _check_graft_flood_protection(self, peer_id: ID, topic: str) -> bool:
+        return True
+
     def _check_equivocation(self, msg: rpc_pb2.Message) -> bool:
         return True  # the table would keep a thousand whole messages; a repeated id is dropped as seen anyway
 
