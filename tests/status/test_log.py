@@ -78,15 +78,15 @@ def test_a_bug_of_ours_is_shown_in_full(set_up: SetUp, error: Exception) -> None
     assert "\x1b" not in out.getvalue()
 
 
-def test_other_libraries_get_no_tracebacks_and_libp2p_is_heard_in_debug_only(set_up: SetUp) -> None:
+def test_other_libraries_get_no_tracebacks_and_libp2ps_are_heard_in_debug_only(set_up: SetUp) -> None:
     out = set_up()
     logging.getLogger("trio.serve_listeners").error("accept failed", exc_info=OSError("too many open files"))
-    logging.getLogger("libp2p.network").error("stream reset", exc_info=ValueError("garbage"))
+    logging.getLogger("multiaddr.codec").error("stream reset", exc_info=ValueError("garbage"))
     assert out.getvalue().count("\n") == 1
     assert out.getvalue().endswith("accept failed: too many open files\n")
     out = set_up("debug")
-    logging.getLogger("libp2p.network").error("stream reset", exc_info=ValueError("garbage"))
-    assert out.getvalue().endswith("libp2p       stream reset: garbage\n")
+    logging.getLogger("multiaddr.codec").error("stream reset", exc_info=ValueError("garbage"))
+    assert out.getvalue().endswith("multiaddr    stream reset: garbage\n")
 
 
 def test_json_lines(set_up: SetUp) -> None:
