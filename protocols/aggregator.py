@@ -167,6 +167,7 @@ class Aggregator:
                 return self._spread.heard(collection.latest_at - collection.opened_at)
             attempt += 1
             live = await self._live_trainers(collection)
+            candidates = len(self._parts.sampler.candidates(collection.round))  # some may have left
             patient = trio.current_time() - collection.opened_at < ceiling_s
             need = quorum(len(live), candidates, modest.success_fraction) if patient else min(2, candidates)
             if len(collection.inputs()) < need:
