@@ -95,7 +95,7 @@ def _begin_flush(descriptor: int, offset: int, length: int) -> None:
 
     Linux starts to write such pages out at once; it drops only those that are clean already, and these are not.
     """
-    if sys.platform == "linux":
+    if sys.platform == "linux" and length >= MIB:  # a small blob is promoted at once
         os.posix_fadvise(descriptor, offset, length, os.POSIX_FADV_DONTNEED)
 
 
