@@ -99,6 +99,13 @@ async def test_a_relay_passes_a_burst_on() -> None:
         assert await take(heard, len(frames)) == frames
 
 
+async def test_a_subscribed_peer_outside_the_mesh_is_told_too() -> None:
+    async with linked((0, 1)) as [a, b], b.subscribe(TOPIC) as heard:
+        a._pubsub.router.mesh[TOPIC].clear()  # as it is between a peer's subscription and its graft
+        await a.publish(TOPIC, b"early")
+        assert await take(heard, 1) == [b"early"]
+
+
 async def test_a_neighbours_queue_holds_more_than_libp2ps_own() -> None:
     """A relay cannot pace what it passes on."""
     async with linked((0, 1)) as [a, b]:

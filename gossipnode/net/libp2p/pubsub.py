@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterable
+from itertools import islice
 from typing import Final
 
 import trio
@@ -71,6 +73,16 @@ class GuardedRouter(GossipSub):
 
     def _check_graft_flood_protection(self, peer_id: ID, topic: str) -> bool:
         return True
+
+    def _get_peers_to_send(
+        self, topic_ids: Iterable[str], msg_forwarder: ID, origin: ID, msg_id: bytes | None = None
+    ) -> Iterable[ID]:
+        """Also to subscribers that are not grafted yet: what passes just before a graft is never offered again."""
+        known = set(super()._get_peers_to_send(topic_ids, msg_forwarder, origin, msg_id))
+        assert self.pubsub is not None
+        subscribed = {peer for topic in topic_ids for peer in self.pubsub.peer_topics.get(topic, ())}
+        others = subscribed - known - {msg_forwarder, origin}
+        return known | set(islice(others, max(0, DEGREE_LOW - len(known))))
 
     def _check_equivocation(self, msg: rpc_pb2.Message) -> bool:
         return True  # the table would keep a thousand whole messages; a repeated id is dropped as seen anyway
