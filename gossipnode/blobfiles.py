@@ -11,7 +11,6 @@ import errno
 import itertools
 import os
 import re
-import sys
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -35,8 +34,7 @@ _HEX: Final = re.compile(r"[0-9a-f]{64}")
 def write_blob(blobs: Path, data: bytes | memoryview) -> Digest:
     """Put a blob into a store's `blobs` folder from outside; the store counts it once it is told to `adopt` it."""
     digest = digest_of(data)
-    if not (blobs / digest.hex()).is_file():
-        write_whole(blobs / digest.hex(), data)
+    write_whole(blobs / digest.hex(), data, durable=False)
     return digest
 
 
@@ -84,29 +82,24 @@ def append(path: Path, arrival: Arrival, data: bytes) -> None:
         while view:
             written = os.pwrite(descriptor, view, offset)
             view, offset = view[written:], offset + written
-        _begin_flush(descriptor, arrival.offset, len(data))
     finally:
         os.close(descriptor)
     arrival.take(data)
 
 
-def _begin_flush(descriptor: int, offset: int, length: int) -> None:
-    """Let the disk work while more arrives: `promote` then waits 2 ms for 50 MB, not 25.
-
-    Linux starts to write such pages out at once; it drops only those that are clean already, and these are not.
-    """
-    if sys.platform == "linux" and length >= MIB:  # a small blob is promoted at once
-        os.posix_fadvise(descriptor, offset, length, os.POSIX_FADV_DONTNEED)
-
-
 def promote(partial: Path, blob: Path) -> None:
-    """A finished partial becomes a blob, durably: its bytes reach the disk before its name does."""
-    descriptor = os.open(partial, os.O_RDWR | os.O_CREAT, 0o644)  # an empty blob was never appended to
+    """A finished partial becomes a blob."""
+    os.close(os.open(partial, os.O_RDWR | os.O_CREAT, 0o644))  # an empty blob was never appended to
+    os.replace(partial, blob)
+
+
+def sync(blob: Path) -> None:
+    """The bytes reach the disk, then the name does."""
+    descriptor = os.open(blob, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    os.replace(partial, blob)
     sync_directory(blob.parent)
 
 

@@ -202,6 +202,12 @@ class Daemon:
             evaluate_every=config.evaluate_every,
         )
         state = journal.load() or State()
+
+        async def save(state: State) -> None:
+            if state.held is not None and state.held.model in self._blobs:
+                await self._blobs.sync(state.held.model)
+            await journal.save(state)
+
         self._worker = worker
         self._node = Node(
             run,
@@ -210,7 +216,7 @@ class Daemon:
             self._blobs,
             self._identity.signer,
             state=state,
-            save=journal.save,
+            save=save,
             rng=random.Random(),  # jitter and choices of peers: no secret
         )
         self._node_made.set()

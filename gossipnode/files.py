@@ -21,20 +21,25 @@ SECRET_BYTES: Final = 16 * 1024  # the largest key file worth reading: a PEM key
 _serial: Final = itertools.count()
 
 
-def write_whole(path: Path, *parts: bytes | memoryview, mode: int = 0o644) -> None:
-    """Replace `path` by the parts, durably. Raises OSError, and then `path` is what it was before."""
-    temporary = _write_temporary(path, parts, mode)
+def write_whole(path: Path, *parts: bytes | memoryview, mode: int = 0o644, durable: bool = True) -> None:
+    """Replace `path` by the parts. Raises OSError, and then `path` is what it was before.
+
+    What is not durable survives a crash of this process, not one of the machine, which may leave any bytes under the
+    name: whoever reads it has to check it.
+    """
+    temporary = _write_temporary(path, parts, mode, durable=durable)
     try:
         os.replace(temporary, path)
     except OSError:
         _forget(temporary)
         raise
-    sync_directory(path.parent)
+    if durable:
+        sync_directory(path.parent)
 
 
 def create_whole(path: Path, data: bytes, *, mode: int) -> None:
     """Like `write_whole`, but FileExistsError if there is such a file: a key is never overwritten."""
-    temporary = _write_temporary(path, (data,), mode)
+    temporary = _write_temporary(path, (data,), mode, durable=True)
     try:
         os.link(temporary, path)
     finally:
@@ -74,14 +79,15 @@ def read_secret(path: Path, what: str) -> bytes:
         raise OperatorError(f"cannot read the {what} {path}: {reason(error)}") from error
 
 
-def _write_temporary(path: Path, parts: tuple[bytes | memoryview, ...], mode: int) -> Path:
+def _write_temporary(path: Path, parts: tuple[bytes | memoryview, ...], mode: int, *, durable: bool) -> Path:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{next(_serial)}.tmp")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
         try:
             for part in parts:
                 write_all(descriptor, part)
-            os.fsync(descriptor)
+            if durable:
+                os.fsync(descriptor)
         finally:
             os.close(descriptor)
     except OSError:

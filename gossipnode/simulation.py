@@ -19,6 +19,7 @@ from gossipnode.journal import MemoryJournal
 from gossipnode.learn.config import LearnerConfig
 from gossipnode.learn.names import task_source
 from gossipnode.learn.shard import Shard
+from gossipnode.memoryblobs import MemoryBlobs
 from gossipnode.net.simulated import Conditions, SimulatedNetwork, Trace, simulate_network
 from gossipnode.net.virtual_time import run_deterministic
 from gossipnode.newrun import draft
@@ -26,7 +27,6 @@ from gossipnode.node import Node, Run, State
 from gossipnode.report import Report, report_of
 from gossipnode.snapshot import snapshot
 from gossipnode.status.report import NodeStatus, Status, StoreStatus
-from gossipnode.store import MemoryBlobs
 from protocols.amendments import SignedManifest, present, sign
 from protocols.signatures import Signer
 

@@ -1,8 +1,9 @@
-"""Blobs by content: on disk for the daemon, in memory for simulation; the same rules of space for both (`ledger`).
+"""Blobs by content, on disk; `memoryblobs` keeps them in memory for simulation, by the same rules of space (`ledger`).
 
-A blob is visible only when it is whole, hashed and durable. Layout: `blobs/<hex>` whole files, `partial/<hex>` prefixes
-of them, which outlive a restart; nothing else stays. FileBlobs hashes, writes and flushes in threads; the event loop
-itself only does `read` (of an open file), `adopt` and unlinking small files. MemoryBlobs uses no thread at all.
+A blob is visible only when it is whole and hashed. Layout: `blobs/<hex>` whole files, `partial/<hex>` prefixes of
+them, which outlive a restart; nothing else stays. Most blobs are of use for seconds, so only what a checkpoint names is
+flushed to the disk (`sync`); what a new process finds is hashed before it is trusted (`prove`). FileBlobs hashes and
+writes in threads; the event loop itself only does `read` (of an open file), `adopt` and unlinking small files.
 """
 
 from __future__ import annotations
@@ -67,118 +68,6 @@ class Receiving:
         self._store._discard(self._digest, self._arrival)
 
 
-class MemoryBlobs:
-    """Implements `protocols.blobs.Blobs` without threads or files, so that virtual time stays true."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self._ledger: Final = Ledger(max_bytes)
-        self._blobs: dict[Digest, bytes] = {}
-        self._arrivals: dict[Digest, tuple[Arrival, bytearray]] = {}
-        self._in_hands: WeakValueDictionary[Digest, Receiving] = WeakValueDictionary()
-
-    @property
-    def held_bytes(self) -> int:
-        return self._ledger.total
-
-    def __len__(self) -> int:
-        return len(self._blobs)
-
-    def __contains__(self, digest: object) -> bool:
-        return digest in self._blobs
-
-    def size(self, digest: Digest) -> int | None:
-        blob = self._blobs.get(digest)
-        return None if blob is None else len(blob)
-
-    def read(self, digest: Digest, offset: int, length: int) -> bytes:
-        if digest not in self._blobs:
-            return b""
-        self._ledger.touch(digest)
-        return self._blobs[digest][offset : offset + length]
-
-    def pin(self, digests: Iterable[Digest]) -> None:
-        self._ledger.pin(digests)
-
-    async def put(self, data: bytes) -> Digest:
-        digest = digest_of(data)
-        if digest not in self._blobs:
-            self._claim(digest, len(data))
-            self._settle(digest, bytes(data))
-        self._ledger.touch(digest)
-        return digest
-
-    async def get(self, digest: Digest) -> bytes:
-        blob = self._blobs[digest]
-        self._ledger.touch(digest)
-        return blob
-
-    def adopt(self, digest: Digest) -> None:
-        """Inline compute puts its blobs here itself; this only holds it to that. Raises KeyError."""
-        if digest not in self._blobs:
-            raise KeyError(digest)
-        self._ledger.touch(digest)
-
-    async def receive(self, digest: Digest, size: int) -> Receiving:
-        partial = self._in_hands.get(digest)
-        if partial is None or partial.size != size or digest in self._blobs:
-            partial = Receiving(self, digest, self._arrival(digest, size))
-            self._in_hands[digest] = partial
-        return partial
-
-    def _arrival(self, digest: Digest, size: int) -> Arrival:
-        if digest in self._blobs:
-            return Arrival.complete(size)
-        self._claim(digest, size)
-        arrival, data = self._arrivals.get(digest, (Arrival(size), bytearray()))
-        if arrival.size != size:
-            arrival, data = Arrival(size), bytearray()
-        self._arrivals[digest] = arrival, data
-        return arrival
-
-    async def _append(self, digest: Digest, arrival: Arrival, data: bytes) -> None:
-        if digest in self._blobs:
-            arrival.skip(len(data))
-            return
-        self._data_of(digest, arrival).extend(data)
-        self._ledger.touch(digest)
-        arrival.take(data)
-
-    async def _commit(self, digest: Digest, arrival: Arrival) -> bool:
-        if digest in self._blobs:
-            return True
-        data = self._data_of(digest, arrival)
-        if arrival.hash.digest() != digest:
-            self._discard(digest, arrival)
-            return False
-        self._settle(digest, bytes(data))
-        return True
-
-    def _discard(self, digest: Digest, arrival: Arrival) -> None:
-        if digest in self._arrivals and self._arrivals[digest][0] is arrival:
-            self._forget_arrival(digest)
-            self._ledger.release(digest)
-
-    def _data_of(self, digest: Digest, arrival: Arrival) -> bytearray:
-        known, data = self._arrivals.get(digest, (None, bytearray()))
-        if known is not arrival:
-            raise _given_up(digest)
-        return data
-
-    def _claim(self, digest: Digest, size: int) -> None:
-        for victim in self._ledger.claim(digest, size, set(self._in_hands)):
-            self._blobs.pop(victim, None)
-            self._forget_arrival(victim)
-
-    def _settle(self, digest: Digest, data: bytes) -> None:
-        self._forget_arrival(digest)
-        self._blobs[digest] = data
-        self._ledger.enter(digest, len(data))
-
-    def _forget_arrival(self, digest: Digest) -> None:
-        self._in_hands.pop(digest, None)
-        self._arrivals.pop(digest, None)
-
-
 class FileBlobs:
     """Implements `protocols.blobs.Blobs` on disk. The constructor clears what a crash left; it raises OperatorError."""
 
@@ -187,6 +76,7 @@ class FileBlobs:
         self._partials: Final = directory / "partial"
         self._ledger: Final = Ledger(max_bytes)
         self._sizes: dict[Digest, int] = {}  # of the whole ones
+        self._unproved: set[Digest] = set()  # those of a former process that were not hashed again yet
         self._arrivals: dict[Digest, Arrival] = {}
         self._left_over: set[Digest] = set()  # partial files of a former process, not hashed again yet
         self._in_hands: WeakValueDictionary[Digest, Receiving] = WeakValueDictionary()
@@ -204,6 +94,7 @@ class FileBlobs:
             self._ledger.enter(digest, size)
         for digest, size in blobfiles.tidy(self.blobs):
             self._settle(digest, size)
+            self._unproved.add(digest)
 
     def close(self) -> None:
         while self._open:
@@ -240,14 +131,24 @@ class FileBlobs:
     def pin(self, digests: Iterable[Digest]) -> None:
         self._ledger.pin(digests)
 
+    async def prove(self, digest: Digest) -> None:
+        if digest in self._unproved:
+            with contextlib.suppress(KeyError):
+                await self.get(digest)
+
+    async def sync(self, digest: Digest) -> None:
+        """Make a blob that is held outlive a power cut. Raises OSError."""
+        await trio.to_thread.run_sync(blobfiles.sync, self.path(digest))
+
     async def put(self, data: bytes) -> Digest:
         digest = await trio.to_thread.run_sync(digest_of, data)
+        await self.prove(digest)
         if digest in self._sizes:
             self._ledger.touch(digest)
             return digest
         self._claim(digest, len(data))
         with self._held(digest), blobfiles.full_disk():
-            await trio.to_thread.run_sync(write_whole, self.path(digest), data)
+            await trio.to_thread.run_sync(lambda: write_whole(self.path(digest), data, durable=False))
             self._settle(digest, len(data))
         return digest
 
@@ -260,10 +161,12 @@ class FileBlobs:
             _log.warning("blob %s is damaged or gone on disk; removed", short(digest))
             self._remove(digest)
             raise KeyError(digest)
+        self._unproved.discard(digest)
         return data
 
     def adopt(self, digest: Digest) -> None:
         """Count a file that the compute worker wrote as `path(digest)`. Raises KeyError if there is none, StoreFull."""
+        self._unproved.discard(digest)
         if digest in self._sizes:
             self._ledger.touch(digest)
             return
@@ -312,7 +215,7 @@ class FileBlobs:
             arrival.skip(len(data))
             return
         if self._arrivals.get(digest) is not arrival:
-            raise _given_up(digest)
+            raise given_up(digest)
         self._ledger.touch(digest)
         with blobfiles.full_disk():
             await trio.to_thread.run_sync(blobfiles.append, self._partial(digest), arrival, data)
@@ -323,7 +226,7 @@ class FileBlobs:
         if digest in self._sizes:
             return True
         if self._arrivals.get(digest) is not arrival:
-            raise _given_up(digest)
+            raise given_up(digest)
         if arrival.hash.digest() != digest:
             self._discard(digest, arrival)
             return False
@@ -352,6 +255,7 @@ class FileBlobs:
         self._ledger.enter(digest, size)
 
     def _remove(self, digest: Digest) -> None:
+        self._unproved.discard(digest)
         self._forget_arrival(digest)
         self._ledger.release(digest)
         if (descriptor := self._open.pop(digest, None)) is not None:
@@ -388,5 +292,5 @@ class FileBlobs:
         return descriptor
 
 
-def _given_up(digest: Digest) -> StoreFull:
+def given_up(digest: Digest) -> StoreFull:
     return StoreFull(f"the unfinished blob {short(digest)} was given up for another use of its space")

@@ -23,7 +23,7 @@ class Partial(Protocol):
         """Write and hash the next bytes. Raises StoreFull; asserts that they do not exceed the announced size."""
 
     async def commit(self) -> bool:
-        """All bytes are here: True and durable if they hash to the digest, else False and the bytes are gone."""
+        """All bytes are here: True and visible if they hash to the digest, else False and the bytes are gone."""
 
     async def discard(self) -> None: ...
 
@@ -34,7 +34,7 @@ class Blobs(BlobSource, Protocol):
     def __contains__(self, digest: object) -> bool: ...
 
     async def put(self, data: bytes) -> Digest:
-        """Durable when it returns. Raises StoreFull."""
+        """Visible when it returns. Raises StoreFull."""
 
     async def get(self, digest: Digest) -> bytes:
         """The whole blob, its digest checked. Raises KeyError if it is not (or no longer) held intact."""

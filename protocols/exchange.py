@@ -49,6 +49,7 @@ class ModelExchange:
 
     async def obtain(self, digest: Digest, sources: Sequence[PeerId]) -> None:
         """The blob is in the store when this returns. Raises NotFetched, StoreFull."""
+        await self._blobs.prove(digest)
         while digest not in self._blobs:
             done = self._under_way.get(digest)
             if done is None:

@@ -71,7 +71,10 @@ class Traffic:
 
 
 class BlobSource(Protocol):
-    """What bulk streams are served from. Both calls are quick and do not block on the network."""
+    """What bulk streams are served from."""
+
+    async def prove(self, digest: Digest) -> None:
+        """Drop the blob unless its bytes are what its name says. Costs a hash once in a process's life, or nothing."""
 
     def size(self, digest: Digest) -> int | None:
         """Bytes of the blob, or None if it is not held."""

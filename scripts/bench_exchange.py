@@ -1,6 +1,6 @@
 """How fast a model moves by digest between two processes, against a bare libp2p stream and a bare TCP connection.
 
-Four ways take turns, each between two processes: our exchange (asked by digest, hashed, written, flushed to disk), our
+Four ways take turns, each between two processes: our exchange (asked by digest, hashed, written), our
 stream alone (its bytes dropped), a stock libp2p host's noise + yamux stream, and raw TCP. Ratios are of medians.
 """
 

@@ -140,7 +140,7 @@ class Ours:
     size: int
 
     async def exchange(self, folder: Path) -> float:
-        """Into an empty store, durably."""
+        """Into an empty store."""
 
         def accuse(peer: PeerId, kind: OffenceKind, detail: str) -> None:
             raise AssertionError(detail)

@@ -7,7 +7,7 @@ from trio.testing import MockClock
 from gossipnode.compute.inline import Cost, InlineLearner, InlineSwarm
 from gossipnode.learn.config import LearnerConfig
 from gossipnode.learn.shard import Shard
-from gossipnode.store import MemoryBlobs
+from gossipnode.memoryblobs import MemoryBlobs
 from protocols.learner import Learner, LearnerError, Unfit
 from protocols.manifest import Training
 from sampling.peers import Round

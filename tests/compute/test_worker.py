@@ -22,7 +22,8 @@ from gossipnode.errors import OperatorError
 from gossipnode.learn.config import LearnerConfig
 from gossipnode.learn.names import TaskError
 from gossipnode.learn.shard import Shard
-from gossipnode.store import FileBlobs, MemoryBlobs
+from gossipnode.memoryblobs import MemoryBlobs
+from gossipnode.store import FileBlobs
 from protocols.blobs import StoreFull
 from protocols.learner import LearnerError, Unfit
 from protocols.manifest import Training

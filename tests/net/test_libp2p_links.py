@@ -22,6 +22,9 @@ NOBODY = PeerId("12D3KooWL3hwtanTFomj8bT4KQEHukZW7QxNMqtopYFKae2cJ7Nr")
 
 
 class Nothing:
+    async def prove(self, digest: Digest) -> None:
+        pass
+
     def size(self, digest: Digest) -> int | None:
         return None
 

@@ -18,9 +18,9 @@ from libp2p.stream_muxer.yamux.yamux import (
     Yamux,
 )
 
+from gossipnode.memoryblobs import MemoryBlobs
 from gossipnode.net.libp2p import quick
 from gossipnode.net.libp2p.transport import open_libp2p
-from gossipnode.store import MemoryBlobs
 from sampling.peers import PeerId
 
 

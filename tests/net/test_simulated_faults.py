@@ -18,6 +18,9 @@ A, B, C = PeerId("a"), PeerId("b"), PeerId("c")
 
 
 class Empty:
+    async def prove(self, digest: bytes) -> None:
+        pass
+
     def size(self, digest: bytes) -> None:
         return None
 

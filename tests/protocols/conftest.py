@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 import trio
 
+from gossipnode.memoryblobs import MemoryBlobs
 from gossipnode.net.simulated import Conditions, SimulatedNetwork, simulate_network
 from gossipnode.node import Node, Run, State
-from gossipnode.store import MemoryBlobs
 from protocols import wire
 from protocols.head import Head
 from protocols.learner import Evaluation, LearnerError, Trained, Unfit

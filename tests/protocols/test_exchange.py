@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from gossipnode.store import MemoryBlobs
+from gossipnode.memoryblobs import MemoryBlobs
 from protocols.blobs import StoreFull
 from protocols.exchange import TRIES_PER_SOURCE, ModelExchange, NotFetched
 from sampling.peers import PeerId

@@ -10,7 +10,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from gossipnode.store import MemoryBlobs
+from gossipnode.memoryblobs import MemoryBlobs
 from protocols.desk import Desk
 from protocols.exchange import ModelExchange
 from protocols.head import LEAP, Head, Parts, theta0

@@ -14,7 +14,7 @@ from gossipnode.errors import OperatorError
 from gossipnode.report import Report, agreed, report_of, require_writable
 from gossipnode.simulation import Scenario, simulate
 
-# What issue readers and scripts rely on, whoever wrote the report.
+# What scripts rely on, whoever wrote the report.
 KEYS = {
     "protocol": None,
     "task": None,

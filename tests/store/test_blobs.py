@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gossipnode.blobfiles import write_blob
-from gossipnode.store import FileBlobs, MemoryBlobs
+from gossipnode.memoryblobs import MemoryBlobs
+from gossipnode.store import FileBlobs
 from protocols.blobs import StoreFull
 from verify.digest import digest_of
 

@@ -117,6 +117,28 @@ async def test_a_damaged_blob_is_never_given_out_by_get(tmp_path: Path, caplog: 
     assert await store.get(digest) == ABC
 
 
+async def test_what_a_power_cut_tore_is_not_served_after_it(tmp_path: Path) -> None:
+    first = FileBlobs(tmp_path, 100)
+    torn, whole = await first.put(ABC), await first.put(b"whole")
+    first.path(torn).write_bytes(bytes(10))
+    store = FileBlobs(tmp_path, 100)
+    for digest in (torn, whole):
+        await store.prove(digest)
+    assert torn not in store
+    assert store.read(whole, 0, 5) == b"whole"
+    assert await store.put(ABC) == torn
+    assert store.read(torn, 0, 10) == ABC
+
+
+async def test_a_worker_writes_over_what_is_torn(tmp_path: Path) -> None:
+    first = FileBlobs(tmp_path, 100)
+    digest = await first.put(ABC)
+    first.path(digest).write_bytes(bytes(10))
+    store = FileBlobs(tmp_path, 100)
+    store.adopt(write_blob(store.blobs, ABC))
+    assert await store.get(digest) == ABC
+
+
 async def test_a_blob_removed_behind_our_back_reads_as_absent(tmp_path: Path) -> None:
     store = FileBlobs(tmp_path, 100)
     digest = await store.put(ABC)

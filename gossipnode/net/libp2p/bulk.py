@@ -128,6 +128,7 @@ class Bulk:
 
     async def _reply(self, stream: INetStream, digest: Digest, offset: int, *, admitted: bool) -> None:
         assert self._blobs is not None
+        await self._blobs.prove(digest)
         size = self._blobs.size(digest)
         with trio.fail_after(CHUNK_S):
             if not admitted:

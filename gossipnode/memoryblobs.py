@@ -1,0 +1,128 @@
+"""Blobs by content, in memory: what a simulated node keeps, by the same rules of space as on disk."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+from weakref import WeakValueDictionary
+
+from gossipnode.ledger import Arrival, Ledger
+from gossipnode.store import Receiving, given_up
+from verify.digest import Digest, digest_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class MemoryBlobs:
+    """Implements `protocols.blobs.Blobs` without threads or files, so that virtual time stays true."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._ledger: Final = Ledger(max_bytes)
+        self._blobs: dict[Digest, bytes] = {}
+        self._arrivals: dict[Digest, tuple[Arrival, bytearray]] = {}
+        self._in_hands: WeakValueDictionary[Digest, Receiving] = WeakValueDictionary()
+
+    @property
+    def held_bytes(self) -> int:
+        return self._ledger.total
+
+    def __len__(self) -> int:
+        return len(self._blobs)
+
+    def __contains__(self, digest: object) -> bool:
+        return digest in self._blobs
+
+    def size(self, digest: Digest) -> int | None:
+        blob = self._blobs.get(digest)
+        return None if blob is None else len(blob)
+
+    def read(self, digest: Digest, offset: int, length: int) -> bytes:
+        if digest not in self._blobs:
+            return b""
+        self._ledger.touch(digest)
+        return self._blobs[digest][offset : offset + length]
+
+    async def prove(self, digest: Digest) -> None:
+        """Nothing to do: memory does not rot."""
+
+    def pin(self, digests: Iterable[Digest]) -> None:
+        self._ledger.pin(digests)
+
+    async def put(self, data: bytes) -> Digest:
+        digest = digest_of(data)
+        if digest not in self._blobs:
+            self._claim(digest, len(data))
+            self._settle(digest, bytes(data))
+        self._ledger.touch(digest)
+        return digest
+
+    async def get(self, digest: Digest) -> bytes:
+        blob = self._blobs[digest]
+        self._ledger.touch(digest)
+        return blob
+
+    def adopt(self, digest: Digest) -> None:
+        """Inline compute puts its blobs here itself; this only holds it to that. Raises KeyError."""
+        if digest not in self._blobs:
+            raise KeyError(digest)
+        self._ledger.touch(digest)
+
+    async def receive(self, digest: Digest, size: int) -> Receiving:
+        partial = self._in_hands.get(digest)
+        if partial is None or partial.size != size or digest in self._blobs:
+            partial = Receiving(self, digest, self._arrival(digest, size))
+            self._in_hands[digest] = partial
+        return partial
+
+    def _arrival(self, digest: Digest, size: int) -> Arrival:
+        if digest in self._blobs:
+            return Arrival.complete(size)
+        self._claim(digest, size)
+        arrival, data = self._arrivals.get(digest, (Arrival(size), bytearray()))
+        if arrival.size != size:
+            arrival, data = Arrival(size), bytearray()
+        self._arrivals[digest] = arrival, data
+        return arrival
+
+    async def _append(self, digest: Digest, arrival: Arrival, data: bytes) -> None:
+        if digest in self._blobs:
+            arrival.skip(len(data))
+            return
+        self._data_of(digest, arrival).extend(data)
+        self._ledger.touch(digest)
+        arrival.take(data)
+
+    async def _commit(self, digest: Digest, arrival: Arrival) -> bool:
+        if digest in self._blobs:
+            return True
+        data = self._data_of(digest, arrival)
+        if arrival.hash.digest() != digest:
+            self._discard(digest, arrival)
+            return False
+        self._settle(digest, bytes(data))
+        return True
+
+    def _discard(self, digest: Digest, arrival: Arrival) -> None:
+        if digest in self._arrivals and self._arrivals[digest][0] is arrival:
+            self._forget_arrival(digest)
+            self._ledger.release(digest)
+
+    def _data_of(self, digest: Digest, arrival: Arrival) -> bytearray:
+        known, data = self._arrivals.get(digest, (None, bytearray()))
+        if known is not arrival:
+            raise given_up(digest)
+        return data
+
+    def _claim(self, digest: Digest, size: int) -> None:
+        for victim in self._ledger.claim(digest, size, set(self._in_hands)):
+            self._blobs.pop(victim, None)
+            self._forget_arrival(victim)
+
+    def _settle(self, digest: Digest, data: bytes) -> None:
+        self._forget_arrival(digest)
+        self._blobs[digest] = data
+        self._ledger.enter(digest, len(data))
+
+    def _forget_arrival(self, digest: Digest) -> None:
+        self._in_hands.pop(digest, None)
+        self._arrivals.pop(digest, None)
