@@ -8,7 +8,7 @@ Invariant: no fault is announced to anyone; nodes find out as they would on a re
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Protocol
 
@@ -119,12 +119,21 @@ class SimulatedNetwork:
         self._wire = Wire(conditions, trace)
         self._topics = Topics()
         self._nodes: dict[PeerId, SimulatedTransport] = {}  # the newest of each name, dead or alive
+        self._narrowness: dict[PeerId, float] = {}
         self._ports: list[PeerId] = []  # a peer keeps its port when it restarts
 
     @property
     def deliveries(self) -> int:
         """Packets delivered since the start."""
         return self._wire.deliveries
+
+    def unaccounted(self, lives: Iterable[SimulatedTransport]) -> int:
+        """Bytes that were sent, and neither received nor lost nor under way. `lives`: every transport there has been."""
+        hosts, wire = [life.endpoint.host for life in lives], self._wire
+        sent = sum(host.sent for host in hosts) - wire.modelled_sent
+        received = sum(host.received for host in hosts) - wire.modelled_received
+        waiting = sum(packet.size for host in hosts for packet in host.inbox)
+        return sent - received - wire.lost - wire.flying() - waiting
 
     async def run(self) -> None:
         await self._wire.run()
@@ -150,8 +159,7 @@ class SimulatedNetwork:
         life = f"{self._seed}/{peer}"
         if peer in self._nodes:
             life += f"/{trio.current_time()!r}"
-        speed = self.conditions.bytes_per_s(peer)
-        host = Host(peer, self._ports.index(peer), random.Random(life), speed)
+        host = Host(peer, self._ports.index(peer), random.Random(life), self._speed(peer))
         return Endpoint(host, self._wire, self._at_port)
 
     def _at_port(self, port: int) -> Endpoint | None:
@@ -190,6 +198,15 @@ class SimulatedNetwork:
         endpoint = self._nodes[peer].endpoint
         self._wire.resume(endpoint.host)
         self._review(endpoint, renew=True)
+
+    def slow(self, peer: PeerId, *, latency: float, bandwidth: float) -> None:
+        """From now on the peer's ways are so many times longer and its link so many times narrower than they were made."""
+        self._wire.slowness[peer] = latency
+        self._narrowness[peer] = bandwidth
+        self._nodes[peer].endpoint.host.bytes_per_s = self._speed(peer)
+
+    def _speed(self, peer: PeerId) -> float:
+        return self.conditions.bytes_per_s(peer) / self._narrowness.get(peer, 1.0)
 
     def partition(self, groups: Sequence[Collection[PeerId]]) -> None:
         """Peers of different groups cannot reach each other; peers in no group reach all. Replaces the last one."""

@@ -79,6 +79,10 @@ class Wire:
     def __init__(self, conditions: Conditions, trace: Trace | None) -> None:
         self.conditions = conditions
         self.deliveries = 0  # packets that arrived
+        self.lost = 0  # bytes that were sent and will not arrive
+        self.modelled_sent = 0  # bytes of `occupy`: they are no packets
+        self.modelled_received = 0
+        self.slowness: dict[PeerId, float] = {}  # how many times longer the ways to and from a peer are
         self._trace = trace
         self._heap: list[tuple[float, int, bool, Packet]] = []  # (time, sequence, wholly received, packet)
         self._sequence = 0
@@ -139,11 +143,15 @@ class Wire:
         now = trio.current_time()
         host.sent += sent
         host.received += received
+        self.modelled_sent += sent
+        self.modelled_received += received
         host.up_free_s = max(now, host.up_free_s) + sent / host.bytes_per_s
         host.down_free_s = max(now, host.down_free_s) + received / host.bytes_per_s
 
     def draw_delay_s(self, source: Host, target: PeerId) -> float:
         way_s = self.conditions.one_way_s(source.peer, target)
+        if self.slowness:
+            way_s *= max(self.slowness.get(source.peer, 1.0), self.slowness.get(target, 1.0))
         return way_s * (1.0 + self.conditions.jitter * source.rng.random())
 
     def _receive(self, packet: Packet, now: float) -> None:
@@ -174,7 +182,12 @@ class Wire:
                 self._trace.record(now, packet.kind, packet.source.peer, target.peer, packet.size)
             packet.arrive()
 
+    def flying(self) -> int:
+        """Bytes of packets under way."""
+        return sum(packet.size for _, _, _, packet in self._heap)
+
     def _lose(self, packet: Packet, now: float) -> None:
+        self.lost += packet.size
         if self._trace is not None and not isinstance(packet, _Alarm):
             self._trace.record(now, f"lost {packet.kind}", packet.source.peer, packet.target.peer, packet.size)
         packet.lost()
