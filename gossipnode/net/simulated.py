@@ -18,6 +18,7 @@ from gossipnode.net.simulated_bulk import Bulk
 from gossipnode.net.simulated_conditions import Conditions, scattered
 from gossipnode.net.simulated_gossip import Mesh, Topics
 from gossipnode.net.simulated_links import End, Endpoint, Link
+from gossipnode.net.simulated_places import regions, unequal
 from gossipnode.net.simulated_questions import OnFault, Questions
 from gossipnode.net.simulated_wire import Host, Wire
 from gossipnode.net.virtual_time import Trace
@@ -25,7 +26,16 @@ from protocols.transport import Answer, BlobSource, BlobStream, Gossip, LinkDown
 from sampling.peers import PeerId
 from verify.digest import Digest
 
-__all__ = ["Conditions", "SimulatedNetwork", "SimulatedTransport", "Trace", "scattered", "simulate_network"]
+__all__ = [
+    "Conditions",
+    "SimulatedNetwork",
+    "SimulatedTransport",
+    "Trace",
+    "regions",
+    "scattered",
+    "simulate_network",
+    "unequal",
+]
 
 
 class SimulatedTransport:
@@ -128,7 +138,7 @@ class SimulatedNetwork:
         return self._wire.deliveries
 
     def unaccounted(self, lives: Iterable[SimulatedTransport]) -> int:
-        """Bytes that were sent, and neither received nor lost nor under way. `lives`: every transport there has been."""
+        """Bytes sent that were neither received nor lost and are not under way. `lives`: all transports ever."""
         hosts, wire = [life.endpoint.host for life in lives], self._wire
         sent = sum(host.sent for host in hosts) - wire.modelled_sent
         received = sum(host.received for host in hosts) - wire.modelled_received
@@ -159,7 +169,7 @@ class SimulatedNetwork:
         life = f"{self._seed}/{peer}"
         if peer in self._nodes:
             life += f"/{trio.current_time()!r}"
-        host = Host(peer, self._ports.index(peer), random.Random(life), self._speed(peer))
+        host = Host(peer, self._ports.index(peer), random.Random(life), *self._speeds(peer))
         return Endpoint(host, self._wire, self._at_port)
 
     def _at_port(self, port: int) -> Endpoint | None:
@@ -177,7 +187,7 @@ class SimulatedNetwork:
             near.up(link)
 
     def leave(self, peer: PeerId) -> None:
-        """The node's process ends: its links close. Its tasks are the caller's to cancel."""
+        """The node's process ends, as by kill -9: its kernel closes the links. Its tasks are the caller's to cancel."""
         self._nodes[peer].close(silent=False)
 
     # -- faults -------------------------------------------------------------------------------------------------------
@@ -200,13 +210,16 @@ class SimulatedNetwork:
         self._review(endpoint, renew=True)
 
     def slow(self, peer: PeerId, *, latency: float, bandwidth: float) -> None:
-        """From now on the peer's ways are so many times longer and its link so many times narrower than they were made."""
+        """From now on the ways to and from the peer are so many times longer, and its link narrower, than made."""
         self._wire.slowness[peer] = latency
         self._narrowness[peer] = bandwidth
-        self._nodes[peer].endpoint.host.bytes_per_s = self._speed(peer)
+        host = self._nodes[peer].endpoint.host
+        host.up_bytes_per_s, host.down_bytes_per_s = self._speeds(peer)
 
-    def _speed(self, peer: PeerId) -> float:
-        return self.conditions.bytes_per_s(peer) / self._narrowness.get(peer, 1.0)
+    def _speeds(self, peer: PeerId) -> tuple[float, float]:
+        up, down = self.conditions.bytes_per_s(peer)
+        narrowness = self._narrowness.get(peer, 1.0)
+        return up / narrowness, down / narrowness
 
     def partition(self, groups: Sequence[Collection[PeerId]]) -> None:
         """Peers of different groups cannot reach each other; peers in no group reach all. Replaces the last one."""

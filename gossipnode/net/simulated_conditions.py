@@ -37,7 +37,8 @@ class Conditions:
 
     delay: Delay = DEFAULT_DELAY_S  # one way, seconds; a table may name a pair in either order
     jitter: float = 0.1  # each packet's delay is stretched by a factor drawn from 1 .. 1 + jitter
-    bandwidth: Bandwidth = math.inf  # bytes/s of a node's uplink, and as much again of its downlink
+    bandwidth: Bandwidth = math.inf  # bytes/s of a node's uplink
+    downlink: Bandwidth | None = None  # bytes/s; None: as much as the uplink
     request_loss: float = 0.0  # of a question, and again of its answer
     request_duplication: float = 0.0  # the peer answers twice; the asker hears the first answer
     request_reordering: float = 0.0  # a question or answer is held back by up to `reorder_s`
@@ -52,6 +53,11 @@ class Conditions:
     detection_s: float = 12.5
     detection_spread_s: float = 10.0  # detection takes up to this much longer
     dial_timeout_s: float = 5.0
+    # A peer that restarts and dials before its death was noticed. False, as on the real transport: the new link takes
+    # the old one's place and nobody is told; what was asked over the old one breaks after `replaced_s`. True: LinkDown,
+    # then LinkUp.
+    restart_seen: bool = False
+    replaced_s: float = 5.0
     answer_s: float = 30.0  # an answer that takes longer is given up by who should give it
     open_s: float = 5.0  # until the size of a blob is known
     stall_s: float = 10.0  # a bulk stream without a byte for this long is broken
@@ -67,12 +73,18 @@ class Conditions:
             return self.delay.get((source, target), back)
         return self.delay(source, target)
 
-    def bytes_per_s(self, peer: PeerId) -> float:
-        if isinstance(self.bandwidth, (int, float)):
-            return self.bandwidth
-        if isinstance(self.bandwidth, Mapping):
-            return self.bandwidth.get(peer, math.inf)
-        return self.bandwidth(peer)
+    def bytes_per_s(self, peer: PeerId) -> tuple[float, float]:
+        """Up and down."""
+        up = _figure(self.bandwidth, peer)
+        return up, up if self.downlink is None else _figure(self.downlink, peer)
+
+
+def _figure(bandwidth: Bandwidth, peer: PeerId) -> float:
+    if isinstance(bandwidth, (int, float)):
+        return bandwidth
+    if isinstance(bandwidth, Mapping):
+        return bandwidth.get(peer, math.inf)
+    return bandwidth(peer)
 
 
 def scattered(seed: int, *, near_s: float = 0.005, far_s: float = 0.15) -> Callable[[PeerId, PeerId], float]:

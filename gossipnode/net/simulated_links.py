@@ -277,13 +277,19 @@ class Endpoint:
             return  # both dial at once: the call of the lower name stands
         if link.state[link.dialler] is End.DOWN:
             return  # the caller has hung up meanwhile, having taken our own call
-        if peer in self.links:
-            self.down(self.links[peer])  # who dials has lost the old link
-        self.up(link)
+        if peer in self.links:  # who dials has lost the old link
+            self._replace(self.links[peer], link)
+        else:
+            self.up(link)
         self.wire.send(Accept(link, self, HANDSHAKE_BYTES))
 
     # -- up and down --------------------------------------------------------------------------------------------------
     def up(self, link: Link) -> None:
+        self._take(link)
+        self._tell(LinkUp(link.far(self).me))
+
+    def _take(self, link: Link) -> None:
+        """From now on this is the link to that peer."""
         far = link.far(self)
         attempt = self._dialling.get(far.me)
         if attempt is not None and attempt.link is not link:
@@ -292,16 +298,27 @@ class Endpoint:
         self.links[far.me] = link
         self.version += 1
         self._settle(link)
-        self._tell(LinkUp(far.me))
         link.review(renew=True)
+
+    def _replace(self, old: Link, new: Link) -> None:
+        if self.wire.conditions.restart_seen:
+            self.down(old)
+            return self.up(new)
+        old.state[self] = End.DOWN
+        self._take(new)
+        noticed_s = trio.current_time() + self.wire.conditions.replaced_s
+        return self.wire.at(noticed_s, self.host, partial(self._break, old))
+
+    def _break(self, link: Link) -> None:
+        for call in self._on_down:
+            call(link)
 
     def down(self, link: Link, *, farewell: bool = True) -> None:
         far = link.far(self)
         link.state[self] = End.DOWN
         del self.links[far.me]
         self.version += 1
-        for call in self._on_down:
-            call(link)
+        self._break(link)
         self._tell(LinkDown(far.me))
         if farewell:
             self.wire.send(Farewell(link, self, FAREWELL_BYTES))

@@ -29,7 +29,8 @@ class Host:
     peer: PeerId
     port: int
     rng: random.Random
-    bytes_per_s: float
+    up_bytes_per_s: float
+    down_bytes_per_s: float
     alive: bool = True
     silent: bool = False  # died without its kernel closing anything: a power cut
     paused: bool = False
@@ -128,7 +129,7 @@ class Wire:
         if not source.alive:
             return now
         start = max(now, source.up_free_s)
-        source.up_free_s = left = start + packet.size / source.bytes_per_s
+        source.up_free_s = left = start + packet.size / source.up_bytes_per_s
         source.sent += packet.size
         if self.blocked(source.peer, target.peer):
             self._lose(packet, now)
@@ -145,8 +146,8 @@ class Wire:
         host.received += received
         self.modelled_sent += sent
         self.modelled_received += received
-        host.up_free_s = max(now, host.up_free_s) + sent / host.bytes_per_s
-        host.down_free_s = max(now, host.down_free_s) + received / host.bytes_per_s
+        host.up_free_s = max(now, host.up_free_s) + sent / host.up_bytes_per_s
+        host.down_free_s = max(now, host.down_free_s) + received / host.down_bytes_per_s
 
     def draw_delay_s(self, source: Host, target: PeerId) -> float:
         way_s = self.conditions.one_way_s(source.peer, target)
@@ -160,7 +161,7 @@ class Wire:
         if not target.alive or self.blocked(packet.source.peer, target.peer):
             self._lose(packet, now)
             return
-        target.down_free_s = max(now, target.down_free_s) + packet.size / target.bytes_per_s
+        target.down_free_s = max(now, target.down_free_s) + packet.size / target.down_bytes_per_s
         whole_s = max(packet.last_byte_s, target.down_free_s)
         if whole_s > now:
             self._push(whole_s, True, packet)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 
 import pytest
 import trio
@@ -106,8 +107,10 @@ async def test_a_crash_breaks_what_was_being_answered(autojump_clock: MockClock)
         assert cancelled.is_set()
 
 
-async def test_a_peer_that_restarts_keeps_its_address(autojump_clock: MockClock) -> None:
-    async with simulate_network(QUICK) as network, network.join(A) as a, a.links() as changes:
+@pytest.mark.parametrize("seen", [False, True], ids=["quietly", "seen"])
+async def test_a_peer_that_restarts_keeps_its_address(seen: bool, autojump_clock: MockClock) -> None:
+    quick = replace(QUICK, restart_seen=seen)
+    async with simulate_network(quick) as network, network.join(A) as a, a.links() as changes:
         async with network.join(B) as first:
             address = first.addresses()[0]
             await a.dial(address)
@@ -115,9 +118,40 @@ async def test_a_peer_that_restarts_keeps_its_address(autojump_clock: MockClock)
         async with network.join(B) as second:
             second.serve(echo, Empty())
             await second.dial(a.addresses()[0])  # long before a would have noticed the crash
-            assert [await changes.receive() for _ in range(3)] == [LinkUp(B), LinkDown(B), LinkUp(B)]
+            for told in (LinkUp(B), *((LinkDown(B), LinkUp(B)) if seen else ())):
+                assert await changes.receive() == told
             assert second.addresses() == (address,)
             assert await a.request(B, b"x", timeout_s=1.0) == b"x"
+            await trio.sleep(60.0)  # the old link's silence is nobody's concern any more
+            assert a.peers() == {B}
+            with pytest.raises(trio.WouldBlock):
+                changes.receive_nowait()
+
+
+@pytest.mark.parametrize(("seen", "broken_after_s"), [(False, QUICK.replaced_s), (True, 0.0)], ids=["quietly", "seen"])
+async def test_what_was_asked_before_a_restart_is_broken_off(
+    seen: bool, broken_after_s: float, autojump_clock: MockClock
+) -> None:
+    quick = replace(QUICK, restart_seen=seen)
+    async with simulate_network(quick) as network, network.join(A) as a, trio.open_nursery() as nursery:
+        async with network.join(B) as first:
+            first.serve(echo, Empty())
+            await a.dial(first.addresses()[0])
+            network.crash(B)
+        broken_at: list[float] = []
+
+        async def ask() -> None:
+            with pytest.raises(NoAnswer):
+                await a.request(B, b"?", timeout_s=600.0)
+            broken_at.append(trio.current_time())
+
+        nursery.start_soon(ask)
+        await trio.sleep(1.0)
+        async with network.join(B) as second:
+            start = trio.current_time()
+            await second.dial(a.addresses()[0])
+            await trio.sleep(10.0)
+        assert broken_at[0] - start == pytest.approx(broken_after_s, abs=0.1)
 
 
 async def test_a_short_pause_delays_and_loses_nothing(autojump_clock: MockClock) -> None:
