@@ -17,7 +17,7 @@ from protocols import limits
 from protocols.blobs import StoreFull
 from protocols.collection import Collection, quorum, weights
 from protocols.exchange import NotFetched
-from protocols.head import Head, Parts
+from protocols.head import ACCEPTED, Head, Parts
 from protocols.learner import LearnerError, Unfit
 from protocols.messages import (
     Ack,
@@ -199,11 +199,14 @@ class Aggregator:
         """None if it is for others to propose, or our own worker failed."""
         round, parent, inputs = collection.round, collection.parent(), collection.inputs()
         assert parent is not None
-        committee = await self._parts.sampler.sample(Round(round + 1), self._parts.manifest.modest.aggregators)
-        if self._parts.desk.me not in committee:
+        a, me = self._parts.manifest.modest.aggregators, self._parts.desk.me
+        live = await self._parts.sampler.sample(Round(round + 1), a + self._head.passed_over(round, ACCEPTED))
+        if me not in live:
             log.info("round %d: others aggregate it", round)
             return None
-        if committee[0] != self._parts.desk.me:
+        rank = live.index(me)
+        committee = live[:a] if rank < a else live[rank + 1 - a : rank + 1]
+        if 0 < rank < a:
             await trio.sleep(self._spread.deadline_s + RECOMPUTE_S)  # the first in rank proposes and overtakes us
         try:
             return await self._mean(round, parent, inputs, committee)

@@ -27,6 +27,7 @@ from protocols.manifest import Manifest
 from protocols.membership import Membership
 from protocols.messages import Aggregate, AskHead, HeadIs
 from protocols.transport import TransportError
+from sampling.patience import Patience
 from sampling.peers import PeerId, Round
 from sampling.sampler import Sampler
 from verify.digest import Digest
@@ -36,6 +37,9 @@ log = logging.getLogger(__name__)
 
 ASKED = 3  # peers asked for their head when we may have fallen behind
 ASKED_AGAIN = 3  # times, while rounds pass so quickly that no two agree
+OVERDUE = 3.0  # times the learned time of a round: when trainers pass an aggregator over that took their models
+ACCEPTED = 2.0  # likewise, but when everybody else accepts that: clocks and learned times differ
+PASSED_OVER = 8  # live aggregators of one round at most: by then a third of the swarm would have to be hostile
 LEAP = 2  # rounds ahead for which votes count: far ahead only those are candidates who claim to be active there
 
 
@@ -68,6 +72,9 @@ class Head:
         self._parts = parts
         self._on_held = held
         self._votes: dict[Round, dict[PeerId, Aggregate]] = {}  # of rounds that are still to come; each voter's last
+        timing = parts.manifest.timing
+        self._pace = Patience(timing.round_floor_s, timing.round_ceiling_s)  # from one aggregate to the next
+        self._since = trio.current_time()  # when `known` came
 
     @property
     def finished(self) -> bool:
@@ -77,9 +84,16 @@ class Head:
     async def aggregators(self, round: Round, expected: PeerId) -> list[PeerId]:
         """The live aggregators of `round`: the first a of sample k+1. If `expected` is among the first a anyway, nobody
         is asked: whoever ranks before it is not thereby dead, but it is no impostor."""
-        a = self._parts.manifest.modest.aggregators
+        a = self._parts.manifest.modest.aggregators + self.passed_over(round, ACCEPTED)
         first = self._parts.sampler.order(Round(round + 1))[:a]
         return first if expected in first else await self._parts.sampler.sample(Round(round + 1), a)
+
+    def passed_over(self, round: Round, patience: float = OVERDUE) -> int:
+        """How many live aggregators have had their chance: one that answers but never merges must not stop the run, so
+        each time the round is overdue, one more of the sample may settle it. By our own clock: nobody's word."""
+        if round != self.known.round + 1:
+            return 0
+        return min(PASSED_OVER, int((trio.current_time() - self._since) / (patience * self._pace.deadline_s)))
 
     async def vote(self, voter: PeerId, aggregate: Aggregate) -> bool:
         """An aggregator names an aggregate. True if that makes, or has made, it `known`."""
@@ -100,7 +114,8 @@ class Head:
             return log.info("%s is no aggregator of round %d as we see it", voter, aggregate.round)
         votes = self._votes.setdefault(aggregate.round, {})
         votes[voter] = aggregate
-        if 2 * sum(votes.get(peer) == aggregate for peer in committee) > len(committee):
+        size = min(len(committee), self._parts.manifest.modest.aggregators)
+        if 2 * sum(votes.get(peer) == aggregate for peer in committee) > size:
             self.learn(aggregate)
         return None
 
@@ -108,7 +123,11 @@ class Head:
         """Believe it."""
         if aggregate.round <= self.known.round or aggregate.model in self._lost:
             return
-        self.known = aggregate
+        now = trio.current_time()
+        if aggregate.round == self.known.round + 1 > 1:  # the first waits for peers
+            # Capped: whoever delays rounds on purpose must not teach us to wait longer and longer.
+            self._pace.heard(min(now - self._since, self._pace.deadline_s))
+        self.known, self._since = aggregate, now
         self._lost = {model: lost for model, lost in self._lost.items() if lost.round > aggregate.round}
         self._votes = {round: votes for round, votes in self._votes.items() if round > aggregate.round}
         self._parts.membership.advance(aggregate.round)
@@ -151,6 +170,7 @@ class Head:
         lost, back = self.known, self.held or self._start
         self._lost[lost.model] = lost
         self.known = back if back.round < lost.round else theta0(self._parts.manifest)
+        self._since = trio.current_time()
         log.warning("the model of round %d is lost: going on from round %d", lost.round, self.known.round)
         self.bell.ring()
         return True

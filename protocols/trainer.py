@@ -130,7 +130,7 @@ class Trainer:
         round, aggregators = assignment.round, self._parts.manifest.modest.aggregators
         start = trio.current_time()
         for tries in itertools.count():
-            committee = await self._parts.sampler.sample(Round(round + 1), aggregators)
+            committee = await self._parts.sampler.sample(Round(round + 1), aggregators + self._head.passed_over(round))
             taken: list[PeerId] = []
             async with trio.open_nursery() as nursery:
                 for peer in committee:

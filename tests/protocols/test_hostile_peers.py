@@ -95,3 +95,37 @@ async def test_a_proposal_that_cannot_be_computed_is_declined(
         with pytest.raises(Declined):
             await first.node.parts.desk.ask(member.peer, proposal, Computed, 30.0)
     assert (await swarm.until_finished(2000.0)).round == 3
+
+
+async def never(*_: object) -> None:
+    await trio.sleep_forever()
+
+
+@pytest.mark.parametrize("aggregators", [1, 2, 3])
+async def test_an_aggregator_that_takes_models_and_merges_none_is_passed_over(
+    autojump_clock: MockClock, make_swarm: MakeSwarm, aggregators: int
+) -> None:
+    """It answers every ping and takes what it is handed, so nobody holds it for dead."""
+    swarm = make_swarm(trainers=3, aggregators=aggregators, start_peers=5, rounds=12)
+    await founded(swarm, 5)
+    (sloth, *_) = swarm.aggregators(4)
+    await swarm.until_round(2)
+    sloth.node.protocol.aggregator._merge = never
+    sloth.node.parts.learner.merge = never
+    assert (await swarm.until_finished(4000.0)).round == 12
+    assert [aggregate.round for aggregate in swarm.believed] == list(range(1, 13))  # and no round has two
+
+
+async def test_passing_over_costs_a_few_rounds_time(autojump_clock: MockClock, make_swarm: MakeSwarm) -> None:
+    swarm = make_swarm(trainers=3, start_peers=5, rounds=100)
+    await founded(swarm, 5)
+    await swarm.until_round(20)
+    began = trio.current_time()
+    await swarm.until_round(24)
+    usual_s = (trio.current_time() - began) / 4
+    (sloth,) = swarm.aggregators(26)
+    sloth.node.protocol.aggregator._merge = never
+    await swarm.until_round(25)
+    began = trio.current_time()
+    await swarm.until_round(26)
+    assert trio.current_time() - began < 10 * usual_s
