@@ -61,6 +61,11 @@ class Aggregator:
     def busy(self) -> bool:
         return bool(self._collections)
 
+    @property
+    def open(self) -> int:
+        """How many rounds are being gathered."""
+        return len(self._collections)
+
     # -- gathering ----------------------------------------------------------------------------------------------------
 
     async def _on_trained(self, sender: PeerId, offer: TrainedModel) -> AnyMessage:

@@ -66,6 +66,7 @@ class Head:
         """`held` is awaited each time newer bytes are in the store: the place to save a checkpoint."""
         self.known = start
         self.held: Aggregate | None = None
+        self.retreats = 0  # times we went back from a model that nobody could give us
         self.bell = Bell()  # rung when `known` or `held` moved
         self._start = start
         self._lost: dict[Digest, Aggregate] = {}  # known by name, but nobody could give us the bytes
@@ -80,6 +81,11 @@ class Head:
     def finished(self) -> bool:
         """The run's last aggregate is known."""
         return 0 < self._parts.manifest.rounds <= self.known.round
+
+    @property
+    def votes(self) -> int:
+        """How many are kept, of all rounds."""
+        return sum(map(len, self._votes.values()))
 
     async def aggregators(self, round: Round, expected: PeerId) -> list[PeerId]:
         """The live aggregators of `round`: the first a of sample k+1. If `expected` is among the first a anyway, nobody
@@ -169,6 +175,7 @@ class Head:
             return False
         lost, back = self.known, self.held or self._start
         self._lost[lost.model] = lost
+        self.retreats += 1
         self.known = back if back.round < lost.round else theta0(self._parts.manifest)
         self._since = trio.current_time()
         log.warning("the model of round %d is lost: going on from round %d", lost.round, self.known.round)
