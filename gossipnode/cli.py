@@ -174,50 +174,50 @@ def export(home: Path, path: Path, task: str | None) -> None:
 
 
 @main.command(short_help="Run a whole swarm in this process, under virtual time.")
-@click.option("--nodes", metavar="N", default=20, show_default=True, type=click.IntRange(1, 10_000), help="How many.")
-@click.option(
-    "--protocol", default="modest", show_default=True, type=click.Choice(["modest"]), help="How they train together."
-)
-@click.option("--task", metavar="TASK", default="digits", show_default=True, help="What they train.")
-@click.option("--rounds", metavar="N", default=20, show_default=True, type=click.IntRange(1), help="Rounds to train.")
-@click.option(
-    "--seed", metavar="N", default=7, show_default=True, type=click.IntRange(0, 2**62), help="One seed gives one trace."
-)
-@click.option("--partition", metavar="KIND", default="iid", show_default=True, help="iid, labels or dirichlet:ALPHA.")
-@click.option("--latency", default="wan", show_default=True, type=click.Choice(["lan", "wan"]), help="Distances.")
-@click.option(
-    "--loss",
-    metavar="SHARE",
-    default=0.0,
-    show_default=True,
-    type=click.FloatRange(0, 0.9),
-    help="Share of messages lost.",
-)
-@click.option(
-    "--bandwidth", metavar="MB/S", default=0.0, type=click.FloatRange(0), help="Of each node's link. [0: unlimited]"
-)
+@click.option("--nodes", metavar="N", type=click.IntRange(1, 10_000), help="How many, at the start. [20]")
+@click.option("--protocol", type=click.Choice(["modest"]), help="How they train together. [modest]")
+@click.option("--task", metavar="TASK", help="What they train. [digits]")
+@click.option("--rounds", metavar="N", type=click.IntRange(1), help="Rounds to train. [20]")
+@click.option("--seed", metavar="N", type=click.IntRange(0, 2**62), help="One seed gives one trace. [7]")
+@click.option("--partition", metavar="KIND", help="Of the data: iid, labels or dirichlet:ALPHA. [iid]")
+@click.option("--latency", type=click.Choice(["lan", "wan"]), help="Distances. [wan]")
+@click.option("--loss", metavar="SHARE", type=click.FloatRange(0, 0.9), help="Share of messages lost. [0]")
+@click.option("--bandwidth", metavar="MB/S", type=click.FloatRange(0), help="Of each node's link; 0: unlimited. [0]")
 @settings_option("Any other setting of the run, as --set modest.trainers=8. Repeatable.")
+@click.option(
+    "--kill",
+    multiple=True,
+    metavar="F@R",
+    help="That share of the nodes (0.8@40) or so many (3@40) crash at a round. Repeatable.",
+)
+@click.option("--join", multiple=True, metavar="N@R", help="So many new nodes join at a round. Repeatable.")
+@click.option(
+    "--restart", multiple=True, metavar="N@R", help="So many of the killed come back, with their journals. Repeatable."
+)
+@click.option(
+    "--scenario", metavar="FILE", type=FILE, help="A TOML file of all of these and more, as those in scenarios/."
+)
+@click.option("--random-faults", is_flag=True, default=None, help="The seed draws faults too.")
+@click.option("--seeds", metavar="A:B", help="Run each seed from A up to B, B not included; one table at the end.")
 @click.option(
     "--limit",
     "limit_s",
     metavar="S",
-    default=86_400.0,
-    show_default=True,
     type=click.FloatRange(0, min_open=True),
-    help="Virtual seconds after which it has failed.",
+    help="Virtual seconds after which it has failed. [86400]",
 )
+@click.option("--json", "json_path", metavar="FILE", type=FILE, help="Where to write the report.")
+@click.option("--plot", metavar="PNG", type=FILE, help="Where to draw accuracy and traffic.")
 @click.option(
-    "--json",
-    "json_path",
-    metavar="FILE",
-    type=FILE,
-    help="Where to write the report.",
+    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Show what the nodes log. [nothing]"
 )
 def simulate(**options: Any) -> None:  # noqa: ANN401  # as above
     """Run a whole swarm in this process under virtual time: the daemon's own node code over a simulated network.
 
-    Exit code 0 if every node finished with the same model, else 1.
+    Options win over the scenario file. Exit code 0 if every node that is alive at the end has finished with the same
+    model and no invariant was broken, else 1.
     """
-    from gossipnode.simulate import simulate_command
+    from gossipnode.simulate import Asked, simulate_command
 
-    sys.exit(simulate_command(**options))
+    asked = Asked(**{field: options.pop(field) for field in Asked.__dataclass_fields__})
+    sys.exit(simulate_command(asked, options))

@@ -107,10 +107,10 @@ def agreed(report: Report) -> bool:
     return report.digests.distinct == 1 and report.digests.agreeing == report.nodes
 
 
-def require_writable(path: Path | None) -> None:
+def require_writable(path: Path | None, option: str = "--json") -> None:
     """Said before the run, not after it. Raises OperatorError."""
     if path is not None and not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
-        raise OperatorError(f"--json {path}: no file can be written there")
+        raise OperatorError(f"{option} {path}: no file can be written there")
 
 
 def save(report: Report, path: Path) -> None:

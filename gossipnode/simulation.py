@@ -1,37 +1,46 @@
-"""`gossipnode simulate`: a whole swarm in one process under virtual time, running the daemon's own node code over the
-simulated network, with compute inline. One seed gives one trace, so a failing run is replayed by its command line.
+"""A whole swarm in one process under virtual time, running the daemon's own node code over the simulated network, with
+compute inline, while the events of a scenario befall it and the checkers look on.
+
+One seed gives one trace, so a failing run is replayed by its command line. A run has succeeded when everything has
+happened, every node that is still alive holds and has evaluated the same last model, and no checker has found anything.
 """
 
 from __future__ import annotations
 
 import hashlib
-import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import trio
 
+from gossipnode.checkers import Belief, Checks, Finding, Seen, World, all_checkers
 from gossipnode.compute.inline import InlineSwarm
 from gossipnode.compute.process import TaskInfo
-from gossipnode.journal import MemoryJournal
+from gossipnode.events import Event
+from gossipnode.faults import Faults, Happened
 from gossipnode.learn.config import LearnerConfig
 from gossipnode.learn.names import task_source
 from gossipnode.learn.shard import Shard
+from gossipnode.learning_curve import Curve, Point
+from gossipnode.members import MODELS_KEPT, Member, live
 from gossipnode.memoryblobs import MemoryBlobs
-from gossipnode.net.simulated import Conditions, SimulatedNetwork, Trace, simulate_network
+from gossipnode.net.simulated import Conditions, Trace, simulate_network
 from gossipnode.net.virtual_time import run_deterministic
 from gossipnode.newrun import draft
-from gossipnode.node import Node, Run, State
-from gossipnode.report import Report, report_of
-from gossipnode.snapshot import snapshot
-from gossipnode.status.report import NodeStatus, Status, StoreStatus
+from gossipnode.node import Run
+from gossipnode.report import Report, agreed, report_of
+from gossipnode.status.report import Status
 from protocols.amendments import SignedManifest, present, sign
+from protocols.bell import Bell
+from protocols.messages import Aggregate
 from protocols.signatures import Signer
+from sampling.peers import Round
 
 TICK_S = 1.0  # virtual seconds between two looks at the swarm
-MODELS_KEPT = 24  # blobs of memory a simulated node has: two committees' models and the pinned ones
+PROGRESS_S = 900.0  # virtual seconds in which every living node must move on once the last fault is over
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +53,33 @@ class Scenario:
     partition: str = "iid"
     conditions: Conditions = field(default_factory=Conditions)
     limit_s: float = 86_400.0  # virtual seconds after which the swarm has failed
+    events: Sequence[Event] = ()
+    progress_s: float = PROGRESS_S
+    curve: bool = True  # evaluate the aggregate of every round
+
+
+class SimulationReport(Report, frozen=True, kw_only=True):
+    """Of the nodes that are alive at the end; bytes and rounds are of all there have been."""
+
+    seed: int
+    trace: str  # digest of every delivery: equal for equal seeds
+    virtual_s: float
+    events: list[Happened]
+    curve: list[Point]
+    broken: list[Finding]  # what the checkers found
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    report: Report
-    trace: str  # digest of every delivery: equal for equal seeds
+    report: SimulationReport
+    trace: str
     virtual_s: float
     wall_s: float
-    finished: bool
+    finished: bool  # every living node, before the time was over
+
+    @property
+    def succeeded(self) -> bool:
+        return self.finished and agreed(self.report) and not self.report.broken
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,89 +94,144 @@ class Tick:
 def simulate(scenario: Scenario, tell: Callable[[Tick], None] = lambda tick: None) -> Outcome:
     """Raises OperatorError for a task that cannot be loaded or settings that do not hold."""
     began = time.perf_counter()
-    swarm = _Swarm(scenario, tell)
-    statuses, virtual_s, finished = run_deterministic(swarm.run, seed=scenario.seed)
-    seconds = max((sum(each.seconds for each in status.history) for status in statuses.values()), default=0.0)
-    report = report_of(statuses, seconds)
-    return Outcome(report, swarm.trace.digest(), virtual_s, time.perf_counter() - began, finished)
+    swarm = Swarm(scenario, tell)
+    report, finished = run_deterministic(swarm.run, seed=scenario.seed)
+    return Outcome(report, report.trace, report.virtual_s, time.perf_counter() - began, finished)
 
 
-class _Swarm:
+class Swarm:
     def __init__(self, scenario: Scenario, tell: Callable[[Tick], None]) -> None:
         self.scenario = scenario
-        self.tell = tell
-        self.trace = Trace()
-        self.signers = [_signer(scenario.seed, index) for index in range(scenario.nodes)]
-        self.compute = InlineSwarm(LearnerConfig.of(draft(scenario.tables, self.signers[0].peer)))
-        self.nodes: list[Node] = []
+        self.members: list[Member] = []
+        self.highest = Round(0)
+        self._tell = tell
+        self._trace = Trace()
+        self._author = _signer(scenario.seed, 0)
+        self._compute = InlineSwarm(LearnerConfig.of(draft(scenario.tables, self._author.peer)))
+        self._bell = Bell()  # rung when `highest` has risen
+        self._news: list[Belief] = []
+        self._curve = Curve(self._compute, [self._shard(0)])
+        self._faults = Faults(self, scenario.events, scenario.seed)
+        self._checks = Checks(all_checkers(scenario.progress_s))
 
-    async def run(self) -> tuple[dict[str, Status], float, bool]:
+    async def run(self) -> tuple[SimulationReport, bool]:
         scenario = self.scenario
-        signed = await self._manifest(self.signers[0])
+        self._signed = await self._manifest(self._author)
         async with (
-            simulate_network(scenario.conditions, seed=scenario.seed, trace=self.trace) as network,
-            trio.open_nursery() as nursery,
+            simulate_network(scenario.conditions, seed=scenario.seed, trace=self._trace) as self.network,
+            trio.open_nursery() as self._nursery,
         ):
-            for index, signer in enumerate(self.signers):
-                bootstrap = self.nodes[0].parts.desk.transport.addresses() if index else ()
-                nursery.start_soon(self._live, network, signed, signer, index, bootstrap)
-                while len(self.nodes) <= index:
-                    await trio.lowlevel.checkpoint()
+            for index in range(scenario.nodes):
+                bootstrap = self.members[0].addresses() if index else ()
+                await self.newcomer(bootstrap)
+            self._nursery.start_soon(self._faults.run)
             finished = await self._watch()
-            statuses = {f"node-{index}": _status(node) for index, node in enumerate(self.nodes)}
-            virtual_s = trio.current_time()
-            nursery.cancel_scope.cancel()
-        return statuses, virtual_s, finished
+            report = self._report(trio.current_time())
+            self._nursery.cancel_scope.cancel()
+        return report, finished
+
+    # -- the stage on which faults strike -----------------------------------------------------------------------------
+
+    async def reached(self, round: Round) -> None:
+        """Returns once some node knows an aggregate of that round."""
+        await self._bell.until(lambda: self.highest >= round)
+
+    async def newcomer(self, bootstrap: Sequence[str]) -> Member:
+        member = self._machine(len(self.members), bootstrap)
+        self.members.append(member)
+        await self.start(member)
+        return member
+
+    async def start(self, member: Member) -> None:
+        """Returns when its process is there; it has yet to join."""
+        await self._nursery.start(partial(live, self.network, member, self.scenario.seed, self._learnt))
+
+    def _machine(self, index: int, bootstrap: Sequence[str]) -> Member:
+        run = Run(self._signed.run, present(self._signed), self._signed.encode(), bootstrap=bootstrap)
+        blobs = MemoryBlobs(MODELS_KEPT * run.manifest.model_bytes)
+        learner = self._compute.learner(self._shard(index), blobs)
+        return Member(index, _signer(self.scenario.seed, index), learner, blobs, run)
+
+    def _shard(self, index: int) -> Shard:
+        """A newcomer's data is a copy of somebody's, so that the shards of the others are what they would be anyway."""
+        scenario = self.scenario
+        return Shard(
+            index=index % scenario.nodes, count=scenario.nodes, partition=scenario.partition, seed=scenario.seed
+        )
 
     async def _manifest(self, author: Signer) -> SignedManifest:
         blobs = MemoryBlobs(2**40)
-        theta0 = await self.compute.learner(self._shard(0), blobs).initial()
+        theta0 = await self._compute.learner(self._shard(0), blobs).initial()
         size = blobs.size(theta0)
         assert size is not None
         found = TaskInfo(0, size, 0, theta0, task_source(str(self.scenario.tables["task"])))
         return sign(draft(self.scenario.tables, author.peer, found), author)
 
-    async def _live(
-        self, network: SimulatedNetwork, signed: SignedManifest, signer: Signer, index: int, bootstrap: Sequence[str]
-    ) -> None:
-        """One node, from joining to the end of the simulation."""
-        run = Run(signed.run, present(signed), signed.encode(), bootstrap=bootstrap)
-        blobs = MemoryBlobs(MODELS_KEPT * run.manifest.model_bytes)
-        journal = MemoryJournal(State)
-        rng = random.Random(f"{self.scenario.seed}/node/{signer.peer}")
-        learner = self.compute.learner(self._shard(index), blobs)
-        nodes = self.nodes
-        async with network.join(signer.peer, on_fault=lambda peer, kind: nodes[index].fault(peer, kind)) as transport:
-            node = Node(run, transport, learner, blobs, signer, state=State(), save=journal.save, rng=rng)
-            nodes.append(node)
-            transport.serve(node.answer, blobs)
-            await node.run()
+    # -- looking on ---------------------------------------------------------------------------------------------------
+
+    def _learnt(self, member: Member, aggregate: Aggregate) -> None:
+        self._news.append(Belief(member.name, aggregate, trio.current_time()))
+        if aggregate.round > self.highest:
+            self.highest = aggregate.round
+            if self.scenario.curve:
+                self._curve.add(aggregate, trio.current_time(), self._wire_bytes(), self.members)
+            self._bell.ring()
+
+    def _wire_bytes(self) -> int:
+        return sum(life.transport.traffic().wire_sent for member in self.members for life in member.lives)
 
     async def _watch(self) -> bool:
-        """Until every node has finished and evaluated the last model; False if that takes too long."""
+        """Until all has happened and every living node has evaluated the last model; False if that takes too long."""
         while True:
-            finished = sum(_done(node) for node in self.nodes)
-            now, round = trio.current_time(), max(node.protocol.head.known.round for node in self.nodes)
-            self.tell(Tick(round, now, finished))
-            if finished == self.scenario.nodes:
+            self._check()
+            living = [member for member in self.members if member.alive]
+            done = sum(member.done() for member in living)
+            now = trio.current_time()
+            self._tell(Tick(self.highest, now, done))
+            if done == len(living) and self._faults.over:
                 return True
             if now > self.scenario.limit_s:
                 return False
             await trio.sleep(TICK_S)
 
-    def _shard(self, index: int) -> Shard:
-        scenario = self.scenario
-        return Shard(index=index, count=scenario.nodes, partition=scenario.partition, seed=scenario.seed)
+    def _check(self) -> None:
+        news, self._news = self._news, []
+        seen = [
+            Seen(member.name, member.node, member.blobs, len(member.lives))
+            for member in self.members
+            if member.alive and not member.frozen
+        ]
+        lives = [life.transport for member in self.members for life in member.lives]
+        world = World(
+            now_s=trio.current_time(),
+            calm_since_s=self._faults.calm_since,
+            nodes=seen,
+            names={member.peer: member.name for member in self.members},
+            news=news,
+            unaccounted_bytes=self.network.unaccounted(lives),
+        )
+        self._checks.look(world)
+
+    def _report(self, now_s: float) -> SimulationReport:
+        living = {member.name: member.statuses()[-1] for member in self.members if member.alive}
+        every = {f"{member.name}/{number}": status for member in self.members for number, status in _numbered(member)}
+        seconds = max((sum(each.seconds for each in status.history) for status in living.values()), default=0.0)
+        report, whole = report_of(living, seconds), report_of(every, seconds)
+        return SimulationReport(
+            **{name: getattr(report, name) for name in Report.__struct_fields__}
+            | {"bytes": whole.bytes, "rounds": whole.rounds, "committees": whole.committees},
+            seed=self.scenario.seed,
+            trace=self._trace.digest(),
+            virtual_s=now_s,
+            events=self._faults.happened,
+            curve=self._curve.points,
+            broken=self._checks.findings,
+        )
+
+
+def _numbered(member: Member) -> list[tuple[int, Status]]:
+    return list(enumerate(member.statuses(), start=1))
 
 
 def _signer(seed: int, index: int) -> Signer:
     return Signer.from_seed(hashlib.blake2b(f"{seed}/identity/{index}".encode(), digest_size=32).digest())
-
-
-def _status(node: Node) -> Status:
-    return snapshot(node, NodeStatus(peer=node.parts.desk.me), StoreStatus())
-
-
-def _done(node: Node) -> bool:
-    head, learning = node.protocol.head, node.learning
-    return head.finished and head.held == head.known and bool(learning and learning.evaluated_round == head.known.round)
