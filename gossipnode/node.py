@@ -16,7 +16,7 @@ import msgspec
 import trio
 
 from gossipnode.status.report import HISTORY_ROUNDS, Learning, RoundStatus
-from protocols import limits
+from protocols import limits, wire
 from protocols.blobs import Blobs
 from protocols.desk import Desk
 from protocols.exchange import ModelExchange
@@ -24,7 +24,7 @@ from protocols.head import Parts, theta0
 from protocols.learner import Evaluation, Learner
 from protocols.manifest import Manifest
 from protocols.membership import Membership
-from protocols.messages import Aggregate, AskManifest, ManifestIs
+from protocols.messages import Aggregate, AskManifest, ManifestIs, Refused
 from protocols.modest import Hooks, Modest
 from protocols.signatures import Signer
 from protocols.transport import Transport
@@ -98,6 +98,7 @@ class Node:
         hooks = Hooks(began=self._began, held=self._checkpoint, learnt=self._learnt, evaluated=self._evaluated)
         self.protocol = Modest(self.parts, start, hooks, run.evaluate_every)
         self._nursery: trio.Nursery | None = None
+        self._answering: dict[trio.CancelScope, None] = {}  # in order, so that a simulation can be repeated
 
     def _build(
         self, run: Run, transport: Transport, learner: Learner, blobs: Blobs, signer: Signer, rng: random.Random
@@ -134,6 +135,7 @@ class Node:
         membership.advance(self.protocol.head.known.round)
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
+            nursery.start_soon(self._until_over)
             nursery.start_soon(desk.listen, membership.topic)
             nursery.start_soon(membership.run)
             if self.run_info.bootstrap:
@@ -145,8 +147,23 @@ class Node:
             self.joined.set()
 
     async def answer(self, sender: PeerId, frame: bytes) -> bytes:
-        """What peers ask; the transport is to serve it from the start."""
-        return await self.parts.desk.answer(sender, frame)
+        """What peers ask; the transport is to serve it from the start, and still does while we leave."""
+        with trio.CancelScope() as scope:
+            self._answering[scope] = None
+            try:
+                return await self.parts.desk.answer(sender, frame)
+            finally:
+                del self._answering[scope]
+        return wire.encode(Refused("we are leaving"))
+
+    async def _until_over(self) -> None:
+        """Ends with the first of our tasks: an answer under way must not find the nurseries closed that it needs."""
+        try:
+            await trio.sleep_forever()
+        finally:
+            self.parts.desk.leaving, self._nursery = True, None
+            for scope in self._answering:
+                scope.cancel()
 
     async def _join(self) -> None:
         membership = self.parts.membership

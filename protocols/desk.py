@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar, cast
 
 from protocols import wire
-from protocols.messages import GOSSIP, AnyMessage, Refused
+from protocols.messages import GOSSIP, AnyMessage, Exchange, Hello, Refused
 from protocols.transport import NoAnswer, Transport, Unreachable
 from sampling.peers import PeerId
 from verify.standing import OffenceKind, one_line
@@ -41,6 +41,7 @@ class Desk:
         self._listeners: dict[type, Listener] = {}
         self.shunned: Callable[[PeerId], bool] = lambda peer: False  # quarantined: not answered, not listened to
         self.heard: Callable[[PeerId], None] = lambda peer: None  # told of every sign of life
+        self.leaving = False  # then only who is here is talked about, no longer the work
 
     @property
     def me(self) -> PeerId:
@@ -68,6 +69,8 @@ class Desk:
             self.accuse(sender, OffenceKind.MALFORMED_FRAME, str(error))
             return Refused("malformed frame")
         reply = self._replies.get(type(question))
+        if self.leaving and not isinstance(question, Exchange | Hello):
+            return Refused("we are leaving")
         if reply is None:
             return Refused(f"{type(question).__name__} is not answered here")
         self.heard(sender)

@@ -17,8 +17,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import click
@@ -99,10 +100,26 @@ class Stopped(BaseException):
     """By a signal. Not an Exception: whatever is under way, it ends."""
 
 
-def end_with_parent() -> None:
-    """Runs in a node's process before the node: if we are killed, Linux tells it to stop."""
+def end_with_parent(ending: signal.Signals) -> None:
+    """Runs in a node's process before the node: if we are killed, Linux sends it that signal."""
     with contextlib.suppress(OSError, AttributeError):  # elsewhere a testnet that is killed leaves its nodes running
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM))
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(ending))
+
+
+def spawn(
+    home: Path, command: Sequence[str], ending: signal.Signals = signal.SIGTERM, **environment: str
+) -> subprocess.Popen[bytes]:
+    """A node that ends with us, its log in its home, after what was said there before."""
+    with (home / "log.txt").open("ab") as log:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env={**os.environ, **environment},
+            start_new_session=True,  # Ctrl-C is for us; we pass it on
+            preexec_fn=partial(end_with_parent, ending),
+        )
 
 
 def start(root: Path, index: int, options: Options, peers: str | None) -> Peer:
@@ -112,18 +129,7 @@ def start(root: Path, index: int, options: Options, peers: str | None) -> Peer:
     command += ["--listen", "/ip4/127.0.0.1/tcp/0", "--http", "127.0.0.1:0", "--threads", "1"]
     command += ["--shard", f"{index}/{options.nodes}", "--partition", options.partition]
     command += ["--peers", peers] if peers else _run_options(options)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with (home / "log.txt").open("wb") as log:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            env=environment,
-            start_new_session=True,  # Ctrl-C is for us; we pass it on
-            preexec_fn=end_with_parent,
-        )
-    return Peer(f"node-{index}", home, process)
+    return Peer(f"node-{index}", home, spawn(home, command, OMP_NUM_THREADS="1"))
 
 
 def _run_options(options: Options) -> list[str]:

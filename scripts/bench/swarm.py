@@ -7,8 +7,6 @@ for their status, and stopped whatever happens.
 from __future__ import annotations
 
 import contextlib
-import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
-from testnet import Failed, Peer, check_alive, first_address, homes, stop
+from testnet import Failed, Peer, check_alive, first_address, homes, spawn, stop
 
 WAIT_S = 120.0
 POLL_S = 0.25
@@ -57,11 +55,7 @@ def start_one(root: Path, index: int, plan: Plan, traces: Path | None, options: 
     command = [*(traced if traces else GOSSIPNODE), "start", "--home", str(home), "--http", "127.0.0.1:0"]
     command += ["--listen", "/ip4/127.0.0.1/tcp/0", "--threads", str(plan.threads)]
     command += ["--shard", f"{index}/{plan.shards}", *options]
-    with (home / "log.txt").open("wb") as log:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**os.environ}, start_new_session=True
-        )
-    return Peer(home.name, home, process)
+    return Peer(home.name, home, spawn(home, command))
 
 
 def _set(settings: Sequence[str]) -> list[str]:
