@@ -175,7 +175,11 @@ def export(home: Path, path: Path, task: str | None) -> None:
 
 @main.command(short_help="Run a whole swarm in this process, under virtual time.")
 @click.option("--nodes", metavar="N", type=click.IntRange(1, 10_000), help="How many, at the start. [20]")
-@click.option("--protocol", type=click.Choice(["modest"]), help="How they train together. [modest]")
+@click.option(
+    "--protocol",
+    type=click.Choice(["modest", "fedavg", "d-psgd", "d-psgd-8", "epidemic", "epidemic-oracle"]),
+    help="How they train together. All but modest are baselines for comparison, not for `start`. [modest]",
+)
 @click.option("--task", metavar="TASK", help="What they train. [digits]")
 @click.option("--rounds", metavar="N", type=click.IntRange(1), help="Rounds to train. [20]")
 @click.option("--seed", metavar="N", type=click.IntRange(0, 2**62), help="One seed gives one trace. [7]")

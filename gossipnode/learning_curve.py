@@ -8,20 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import msgspec
-
 from gossipnode.compute.inline import InlineSwarm
+from gossipnode.curves import Point
 from gossipnode.learn.shard import Shard
 from gossipnode.members import Member
 from protocols.messages import Aggregate
 from verify.digest import Digest
-
-
-class Point(msgspec.Struct, frozen=True, kw_only=True):
-    round: int
-    virtual_s: float
-    wire_bytes: int  # sent by all nodes since the start
-    accuracy: float | None  # mean over the fixed nodes' held-out data; None: no living node holds the model
 
 
 class Curve:

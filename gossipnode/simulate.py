@@ -11,12 +11,13 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from gossipnode.baselines import run
 from gossipnode.events import option_events
 from gossipnode.newrun import settings_tables
 from gossipnode.report import encode, require_writable, save, summary
 from gossipnode.scenario import Setting, scenario_of, setting_of, with_events
 from gossipnode.simulated_log import logged
-from gossipnode.simulation import Outcome, Scenario, SimulationReport, Tick, simulate
+from gossipnode.simulation import Outcome, Scenario, SimulationReport, Tick
 from gossipnode.sweep import seeds_of, sweep
 
 INTERRUPTED = 130  # the exit code that a shell gives to Ctrl-C
@@ -94,7 +95,7 @@ def _with_progress(scenario: Scenario, rounds: int, console: Console) -> Outcome
         def tell(tick: Tick) -> None:
             progress.update(bar, completed=tick.round, virtual=f"{tick.virtual_s:,.0f} virtual s")
 
-        return simulate(scenario, tell)
+        return run(scenario, tell)
 
 
 def _tell(outcome: Outcome, console: Console) -> None:

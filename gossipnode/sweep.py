@@ -17,11 +17,13 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from gossipnode.baselines import run
 from gossipnode.errors import OperatorError
 from gossipnode.learn.names import last_line
+from gossipnode.report import agreed
 from gossipnode.scenario import Setting, scenario_of, with_seed
 from gossipnode.simulated_log import logged
-from gossipnode.simulation import Outcome, simulate
+from gossipnode.simulation import Outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,7 @@ def tried(setting: Setting) -> Result:
     """One seed."""
     try:
         with logged(None):
-            outcome = simulate(scenario_of(setting))
+            outcome = run(scenario_of(setting))
     except OperatorError:
         raise
     except Exception as error:  # our own bug, in one seed: it is that seed's result
@@ -111,7 +113,7 @@ def faults_of(outcome: Outcome) -> list[str]:
     report, found = outcome.report, []
     if not outcome.finished:
         found.append(f"not finished after {outcome.virtual_s:,.0f} virtual seconds, at round {report.rounds}")
-    elif report.digests.distinct != 1 or report.digests.agreeing != report.nodes:
+    elif outcome.one_model and not agreed(report):
         found.append(f"{report.digests.distinct} distinct models at the end")
     by_checker = {each.checker: each for each in reversed(report.broken)}  # the first of each
     found += [
