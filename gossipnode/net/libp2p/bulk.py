@@ -24,7 +24,7 @@ from libp2p.network.stream.exceptions import StreamEOF
 
 from gossipnode.net.libp2p.addresses import name_of, peer_id
 from gossipnode.net.libp2p.faults import Faults, one_line
-from gossipnode.net.libp2p.guards import BROKEN, reset
+from gossipnode.net.libp2p.guards import BROKEN, finish, reset
 from gossipnode.net.libp2p.questions import Admission
 from gossipnode.net.libp2p.sockets import Tally
 from protocols import limits
@@ -198,13 +198,5 @@ class Bulk:
 
 async def _end(stream: INetStream | None, *, finished: bool) -> None:
     """Close what was read to its end, reset what was not: the sender must not go on."""
-    if stream is None:
-        return
-    if not finished:
-        await reset(stream)
-        return
-    try:
-        with trio.CancelScope(deadline=trio.current_time() + OPEN_S, shield=True):
-            await stream.close()
-    except BROKEN as error:
-        log.debug("closing a stream failed: %s", one_line(error))
+    if stream is not None:
+        await (finish if finished else reset)(stream)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import trio
@@ -32,6 +32,8 @@ from libp2p.network.stream.exceptions import StreamError
 from libp2p.network.swarm import Swarm
 from libp2p.peer.id import ID
 from libp2p.peer.peerstore import PeerStore
+from libp2p.protocol_muxer.exceptions import MultiselectClientError
+from libp2p.protocol_muxer.multiselect_communicator import MultiselectCommunicator
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
 from libp2p.security.noise.transport import Transport as Noise
 from libp2p.stream_muxer.exceptions import MuxedConnError, MuxedStreamError
@@ -40,7 +42,7 @@ from libp2p.transport.upgrader import TransportUpgrader
 
 from gossipnode.net.libp2p.addresses import name_of, peer_id
 from gossipnode.net.libp2p.faults import Faults, one_line
-from gossipnode.net.libp2p.quick import QuickYamux, quicken
+from gossipnode.net.libp2p.quick import QuickYamux, QuickYamuxStream, quicken
 from gossipnode.net.libp2p.sockets import Tcp
 from protocols import limits
 from sampling.peers import PeerId
@@ -61,6 +63,7 @@ BROKEN: Final = (
 )
 LINKS_PER_PEER: Final = 4  # two when both dial at once, and as many again that a restarted peer left half open
 STREAMS_PER_PEER: Final = 64  # inbound and not yet finished: requests, fetches, pubsub and identify need under 32
+OPEN_S: Final = 5.0  # for a new stream's first frame to leave, and a place among the 256 that yamux grants
 HANDSHAKE_S: Final = 10.0  # for TLS-like upgrades and for negotiating a stream's protocol; libp2p's own default
 RESET_S: Final = 1.0  # a reset is a twelve-byte frame; it waits only behind a peer that does not read
 
@@ -100,6 +103,29 @@ class GuardedSwarm(Swarm):
         return "it has too many links" if len(self.get_connections(raw)) >= LINKS_PER_PEER else ""
 
 
+class GuardedHost(BasicHost):
+    async def new_stream(self, peer_id: ID, protocol_ids: Sequence[TProtocol]) -> INetStream:
+        """Raises one of BROKEN. Whoever is cancelled leaves no stream behind: the peer would count it against us, and
+        the 256th would be our last to it."""
+        stream: INetStream | None = None
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + OPEN_S):
+            stream = await self._network.new_stream(peer_id)
+        if stream is None:
+            raise StreamFailure(f"no stream to {peer_id} within {OPEN_S:g} s")
+        try:
+            chosen = await self.multiselect_client.select_one_of(
+                protocol_ids, MultiselectCommunicator(stream), int(HANDSHAKE_S)
+            )
+        except MultiselectClientError as error:
+            await reset(stream)
+            raise StreamFailure(f"no stream to {peer_id}: {one_line(error)}") from error
+        except BaseException:
+            await reset(stream)
+            raise
+        stream.set_protocol(chosen)
+        return stream
+
+
 def new_host(keys: KeyPair, tcp: Tcp, psk: bytes | None, faults: Faults) -> BasicHost:
     """Noise and yamux over our own TCP. No resource manager: its counters leak, and the limits here are ours."""
     quicken()
@@ -121,7 +147,7 @@ def new_host(keys: KeyPair, tcp: Tcp, psk: bytes | None, faults: Faults) -> Basi
     swarm.refused = set()
     swarm.auto_connector = Dormant(swarm)
     swarm._inbound_limiter = trio.CapacityLimiter(math.inf)  # it counts handshakes as links; `Tcp.is_full` does not
-    host = BasicHost(network=swarm, disable_identify_address_discovery=True)
+    host = GuardedHost(network=swarm, disable_identify_address_discovery=True)
     swarm.set_stream_handler(guarded(swarm.common_stream_handler, faults))
     return host
 
@@ -164,6 +190,7 @@ def guarded(inner: StreamTask, faults: Faults) -> StreamTask:
             unfinished[raw] -= 1
             if not unfinished[raw]:
                 del unfinished[raw]
+            await forget(stream)
 
     return guard
 
@@ -175,6 +202,25 @@ async def reset(stream: INetStream) -> None:
             await stream.reset()
     except BROKEN:
         pass
+    await forget(stream)
+
+
+async def finish(stream: INetStream) -> None:
+    """Close what was read to its end; whoever is cancelled meanwhile, it is closed."""
+    try:
+        with trio.CancelScope(deadline=trio.current_time() + OPEN_S, shield=True):
+            await stream.close()
+    except BROKEN as error:
+        log.debug("closing a stream failed: %s", one_line(error))
+    await forget(stream)
+
+
+async def forget(stream: INetStream) -> None:
+    """Yamux keeps a closed stream's unread bytes for a minute, and one that the peer does not close for ever."""
+    muxed = getattr(stream, "muxed_stream", None)  # not in the interface, but in every stream there is
+    if isinstance(muxed, QuickYamuxStream):
+        with trio.CancelScope(shield=True):
+            await muxed.forget()
 
 
 class _OneLine(logging.Handler):

@@ -13,15 +13,18 @@ from contextlib import contextmanager
 from typing import Final
 
 import trio
+from libp2p.abc import INetStream
 from libp2p.custom_types import TProtocol
+from libp2p.exceptions import ParseError
 from libp2p.host.basic_host import BasicHost
+from libp2p.host.exceptions import StreamFailure
 from libp2p.request_response import RequestContext, RequestResponse, RequestResponseConfig
 from libp2p.request_response.codec import RequestResponseCodec
-from libp2p.request_response.exceptions import ProtocolNotSupportedError, RequestResponseError, RequestTimeoutError
+from libp2p.utils.varint import encode_varint_prefixed, read_varint_prefixed_bytes_limited
 
 from gossipnode.net.libp2p.addresses import name_of, peer_id
 from gossipnode.net.libp2p.faults import Faults, one_line
-from gossipnode.net.libp2p.guards import BROKEN
+from gossipnode.net.libp2p.guards import BROKEN, finish, reset
 from protocols import limits
 from protocols.transport import Answer, NoAnswer
 from sampling.peers import PeerId
@@ -97,6 +100,7 @@ class Rate:
 
 class Questions:
     def __init__(self, host: BasicHost, faults: Faults) -> None:
+        self._host = host
         self._rpc = RequestResponse(host)
         self._codec = Codec()
         self._faults = faults
@@ -131,14 +135,28 @@ class Questions:
 
     async def ask(self, peer: PeerId, frame: bytes, *, timeout_s: float) -> bytes:
         """Over an existing link. Raises NoAnswer."""
+        with trio.move_on_after(timeout_s):
+            try:
+                stream = await self._host.new_stream(peer_id(peer), [PROTOCOL])
+                return await self._exchange(stream, frame)
+            except StreamFailure as error:
+                raise NoAnswer(f"{peer} takes no questions: {one_line(error.__cause__ or error)}") from error
+            except (ParseError, *BROKEN) as error:
+                raise NoAnswer(f"{peer} broke off: {one_line(error.__cause__ or error)}") from error
+        raise NoAnswer(f"{peer} did not answer in time")
+
+    async def _exchange(self, stream: INetStream, frame: bytes) -> bytes:
+        """As libp2p's own asking side, which leaves the stream open when it is cancelled."""
         try:
-            return await self._rpc.send_request(peer_id(peer), [PROTOCOL], frame, self._codec, _config(timeout_s))
-        except RequestTimeoutError as error:
-            raise NoAnswer(f"{peer} did not answer in time") from error
-        except ProtocolNotSupportedError as error:
-            raise NoAnswer(f"{peer} takes no questions") from error
-        except (RequestResponseError, *BROKEN) as error:
-            raise NoAnswer(f"{peer} broke off: {one_line(error.__cause__ or error)}") from error
+            await stream.write(encode_varint_prefixed(MARK + frame))
+            answer = await read_varint_prefixed_bytes_limited(stream, len(MARK) + limits.FRAME_BYTES)
+        except BaseException:
+            await reset(stream)
+            raise
+        await finish(stream)
+        if not answer.startswith(MARK):
+            raise ParseError("no frame")
+        return answer[len(MARK) :]
 
     async def ask_myself(self, me: PeerId, frame: bytes, *, timeout_s: float) -> bytes:
         with trio.move_on_after(timeout_s):
