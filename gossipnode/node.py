@@ -26,6 +26,7 @@ from protocols.manifest import Manifest
 from protocols.membership import Membership
 from protocols.messages import Aggregate, AskManifest, ManifestIs, Refused
 from protocols.modest import Hooks, Modest
+from protocols.rates import Grant, Rates
 from protocols.signatures import Signer
 from protocols.transport import Transport
 from sampling.admission import Rules
@@ -33,7 +34,7 @@ from sampling.patience import Patience
 from sampling.peers import PeerId, Role, Round
 from sampling.sampler import Sampler
 from sampling.view import Delta, View
-from verify.standing import Offence, OffenceKind, Standing
+from verify.standing import Offence, OffenceKind, Past, Standing
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     counter: int = 0
     held: Aggregate | None = None
     view: Delta = Delta()
+    past: Past = Past()  # of the peers' standing
 
 
 Save = Callable[[State], Awaitable[None]]
@@ -81,12 +83,16 @@ class Node:
         rng: random.Random,
     ) -> None:
         self.run_info = run
-        self.standing = Standing()
+        self.standing = Standing(state.past)
         self.history: deque[RoundStatus] = deque(maxlen=HISTORY_ROUNDS)
         self.learning: Learning | None = None
         self.checkpoint_round: int | None = None
         self.checkpoint_error: str | None = None
         self.joined = trio.Event()
+        # Offences that one peer may commit before its link is closed, whatever they weigh; and log lines about it.
+        self._borne = Rates[PeerId](
+            limits.FLOODS_PER_S, limits.REQUESTS_PER_S, burst_s=limits.FLOODS_BURST_S, remembered=limits.VIEW_PEERS
+        )
         self._transport = transport
         self._save = save
         self._state = state
@@ -107,7 +113,7 @@ class Node:
         rules = rules_of(manifest)
         view = View(limits.VIEW_PEERS, first_version=rng.getrandbits(40) << 20)
         desk = Desk(transport, self.accuse)
-        desk.shunned = self._shunned
+        desk.shunned, desk.known = self._shunned, view.__contains__
         desk.on(AskManifest, self._on_ask_manifest)
         timing = manifest.timing
         membership = Membership(
@@ -186,17 +192,22 @@ class Node:
 
     async def save(self) -> None:
         """A failed save is told in the status, and training goes on."""
-        membership = self.parts.membership
-        held = self.protocol.head.held or self._state.held
-        view, _ = membership.view.delta(-1, limits.VIEW_PEERS)
         async with self._saving:
+            state = self._state_now()
             try:
-                await self._save(State(counter=membership.counter, held=held, view=view))
+                await self._save(state)
             except OSError as error:
                 self.checkpoint_error = str(error)
                 return log.error("the checkpoint could not be saved: %s", error)
-        self.checkpoint_error = None
-        self.checkpoint_round = held.round if held else None
+            self.checkpoint_error = None
+            self.checkpoint_round = state.held.round if state.held else None
+        return None
+
+    def _state_now(self) -> State:
+        membership = self.parts.membership
+        held = self.protocol.head.held or self._state.held
+        view, _ = membership.view.delta(-1, limits.VIEW_PEERS)
+        return State(counter=membership.counter, held=held, view=view, past=self.standing.past())
 
     # -- what the parts tell us ---------------------------------------------------------------------------------------
 
@@ -206,9 +217,14 @@ class Node:
             return log.error("we would accuse ourselves of %s: %s", kind, detail)
         offence = Offence(peer, kind, self.parts.membership.round, detail)
         verdict = self.standing.record(offence)
-        log.warning("offence of %s: %s: %s", peer, kind, offence.detail)
-        if verdict.fresh and self._nursery is not None:
+        borne = self._borne.take(peer, trio.current_time()) is Grant.YES
+        log.log(logging.WARNING if borne else logging.DEBUG, "offence of %s: %s: %s", peer, kind, offence.detail)
+        if self._nursery is None:
+            return None
+        if verdict.fresh:
             log.warning("%s is in quarantine", peer)
+            self._nursery.start_soon(self.save)  # a crash now must not be its acquittal
+        if verdict.fresh or (not borne and peer in self._transport.peers()):
             self._nursery.start_soon(self._transport.drop, peer)
         return None
 

@@ -2,7 +2,9 @@
 `answer` hands what peers ask to the conversation that registered for it.
 
 A peer that sends what is no message, or an answer that does not fit the question, has committed an offence: it is
-reported and the conversation sees NoAnswer, as if the peer were silent.
+reported and the conversation sees NoAnswer, as if the peer were silent. So is one that asks more than its ration of
+what makes us ask or fetch from others; gossip beyond its ration is dropped without blame, for whoever relays old
+messages could make their author look like a flood.
 """
 
 from __future__ import annotations
@@ -11,8 +13,22 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar, cast
 
-from protocols import wire
-from protocols.messages import GOSSIP, AnyMessage, Exchange, Hello, Refused
+import trio
+
+from protocols import limits, wire
+from protocols.messages import (
+    GOSSIP,
+    Aggregated,
+    AnyMessage,
+    Exchange,
+    Hello,
+    Proposal,
+    Refused,
+    Settled,
+    TrainedModel,
+    Unable,
+)
+from protocols.rates import Grant, Rates
 from protocols.transport import NoAnswer, Transport, Unreachable
 from sampling.peers import PeerId
 from verify.standing import OffenceKind, one_line
@@ -21,6 +37,9 @@ log = logging.getLogger(__name__)
 
 # An answer takes milliseconds; where training has all the cores, seconds. A lost question costs the first wait.
 INSIST_S = (1.0, 3.0, 6.0)
+
+# On these we ask or fetch from others, or check signatures: they may cost a thousand times what it costs to ask.
+ACTING = (Aggregated, Exchange, Proposal, Settled, TrainedModel, Unable)
 
 M = TypeVar("M", bound=AnyMessage)
 A = TypeVar("A", bound=AnyMessage)
@@ -39,6 +58,17 @@ class Desk:
         self.accuse = accuse
         self._replies: dict[type, Reply] = {}
         self._listeners: dict[type, Listener] = {}
+        self._acts = Rates[PeerId](
+            limits.ACTS_PER_PEER_PER_S, limits.ACTS_PER_S, burst_s=limits.ACTS_BURST_S, remembered=limits.VIEW_PEERS
+        )
+        self._gossip = Rates[PeerId](
+            limits.GOSSIP_PER_PEER_PER_S,
+            limits.GOSSIP_PER_S,
+            burst_s=limits.GOSSIP_BURST_S,
+            remembered=limits.VIEW_PEERS,
+        )
+        self.gossip_rationed = 0  # messages heard and not listened to
+        self.known: Callable[[PeerId], bool] = lambda peer: False  # a member: the last rations are kept for them
         self.shunned: Callable[[PeerId], bool] = lambda peer: False  # quarantined: not answered, not listened to
         self.heard: Callable[[PeerId], None] = lambda peer: None  # told of every sign of life
         self.leaving = False  # then only who is here is talked about, no longer the work
@@ -73,8 +103,24 @@ class Desk:
             return Refused("we are leaving")
         if reply is None:
             return Refused(f"{type(question).__name__} is not answered here")
+        if isinstance(question, ACTING) and (refusal := self._rationed(sender)) is not None:
+            return refusal
         self.heard(sender)
         return await reply(sender, question)
+
+    def _rationed(self, sender: PeerId) -> Refused | None:
+        if sender == self.me:
+            return None
+        match self._acts.take(sender, trio.current_time(), known=self.known(sender)):
+            case Grant.YES:
+                return None
+            case Grant.TOO_FAST:
+                self.accuse(
+                    sender, OffenceKind.FLOOD, f"more than {limits.ACTS_PER_PEER_PER_S} such questions a second"
+                )
+                return Refused("too many questions")
+            case Grant.CROWDED:
+                return Refused("too many ask at once")
 
     async def ask(self, peer: PeerId, question: AnyMessage, want: type[A] | tuple[type[A], ...], timeout_s: float) -> A:
         """Raises TransportError (Declined if the peer says no)."""
@@ -119,6 +165,9 @@ class Desk:
 
     async def _overhear(self, origin: PeerId, frame: bytes) -> None:
         if self.shunned(origin):
+            return None
+        if self._gossip.take(origin, trio.current_time(), known=self.known(origin)) is not Grant.YES:
+            self.gossip_rationed += 1
             return None
         try:
             message = wire.decode(frame)

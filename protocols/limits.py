@@ -23,6 +23,15 @@ INBOUND_REQUESTS: Final = 256  # being answered at once, all peers together
 INBOUND_FETCHES_PER_PEER: Final = 4  # bulk streams served to one peer at once
 INBOUND_FETCHES: Final = 64  # bulk streams served at once, all peers together
 REQUESTS_PER_PEER_PER_S: Final = 200  # sustained; a round of 0.1 s with every kind of message is under 100
+REQUESTS_PER_S: Final = 1000  # sustained, all peers together: one costs about a millisecond
+ACTS_PER_PEER_PER_S: Final = 30  # sustained: questions on which we ask or fetch from others; three a round of 0.1 s
+ACTS_PER_S: Final = 500  # sustained, all peers together: a committee of the largest size hands in twice a second
+ACTS_BURST_S: Final = 2.0  # a quiet peer may ask so many seconds' worth at once, and all together too
+FLOODS_PER_S: Final = 5  # refused questions of one peer that are borne before its link is closed
+FLOODS_BURST_S: Final = 20.0  # a hundred at once: an honest peer that is badly behind repeats itself less
+GOSSIP_PER_PEER_PER_S: Final = 20  # messages that one peer may originate: two a round of 0.1 s that it aggregates
+GOSSIP_PER_S: Final = 300  # messages heard, all originators together: more than a real mesh carries on two cores
+GOSSIP_BURST_S: Final = 5.0  # a swarm that joins all at once says so at once
 GOSSIP_QUEUE: Final = 256  # undelivered gossip a topic; beyond it the oldest is dropped and counted
 LINK_EVENT_QUEUE: Final = 1024  # LinkUp / LinkDown not yet read; four times LINKS
 
@@ -45,6 +54,9 @@ SAMPLES: Final = 10**9  # examples a trainer may claim to have trained on
 
 # -- blobs --------------------------------------------------------------------------------------------------------
 BLOB_BYTES: Final = 64 * 1024 * MIB  # one model; a run's own exact size, checked before a byte flows, is its theta0's
+FETCH_BYTES_PER_S: Final = 8 * KIB  # slower sources are given up: 64 kbit/s, half of what yamux itself bears
+FETCH_LOOK_S: Final = 10.0  # over which a source's speed is measured: longer than a hiccup, short beside a round
+FETCH_SLOWER: Final = 8  # times slower than the usual source: another is tried first, and this one again at the end
 MANIFEST_BYTES: Final = 64 * KIB  # a manifest with a long allow-list
 AMENDMENTS: Final = 64  # of one manifest: checking them all must not hold up the event loop, 0.1 ms each
 
