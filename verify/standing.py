@@ -63,6 +63,8 @@ OFFENCES_KEPT: Final = 1000  # newest offences, for the operator's eyes; about 0
 PEERS_KEPT: Final = 10_000  # peers with a record, as many as a view holds; about 0.5 kB each
 EVICTED: Final = PEERS_KEPT // 10  # at once, mildest first: a sort for every thousandth made-up identity only
 DETAIL_CHARS: Final = 200  # a line of a log
+PEERS_SAVED: Final = 1000  # worst first, across a restart: about 100 bytes each, with every checkpoint
+OFFENCES_SAVED: Final = 100  # newest, likewise: about 200 bytes each
 
 
 def one_line(text: str) -> str:
@@ -112,6 +114,29 @@ class Summary:
     quarantined: tuple[PeerId, ...]  # as of the latest round an offence was recorded in
 
 
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """One peer's record, as it is saved. The burst too: a restart in its midst must not make it two."""
+
+    peer: PeerId
+    round: int
+    strikes: int
+    until: int
+    counts: dict[OffenceKind, int]
+    burst: dict[OffenceKind, int]
+    burst_round: int
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What outlives a restart. Bounded: PEERS_SAVED marks, OFFENCES_SAVED offences."""
+
+    round: int = 0
+    marks: tuple[Mark, ...] = ()
+    offences: tuple[Offence, ...] = ()
+    by_kind: dict[OffenceKind, int] = field(default_factory=dict)
+
+
 @dataclass(slots=True)
 class _Record:
     """One peer's. `strikes` are as of `round`; later rounds forgive."""
@@ -122,6 +147,15 @@ class _Record:
     counts: Counter[OffenceKind] = field(default_factory=Counter)
     burst: Counter[OffenceKind] = field(default_factory=Counter)  # strikes by kind in `burst_round`
     burst_round: int = -1
+
+    @classmethod
+    def of(cls, mark: Mark) -> _Record:
+        counts, burst = Counter(mark.counts), Counter(mark.burst)
+        return cls(mark.round, mark.strikes, mark.until, counts, burst, mark.burst_round)
+
+    def mark(self, peer: PeerId) -> Mark:
+        counts, burst = dict(self.counts), dict(self.burst)
+        return Mark(peer, self.round, self.strikes, self.until, counts, burst, self.burst_round)
 
     def strikes_at(self, round: int) -> int:
         return max(0, self.strikes - max(0, round - self.round) // FORGIVE_ROUNDS)
@@ -157,11 +191,12 @@ class _Record:
 class Standing:
     """Every peer's record. Bounded: PEERS_KEPT records, OFFENCES_KEPT offences, whatever peers do."""
 
-    def __init__(self) -> None:
-        self._records: dict[PeerId, _Record] = {}
-        self._offences: deque[Offence] = deque(maxlen=OFFENCES_KEPT)
-        self._by_kind: Counter[OffenceKind] = Counter()
-        self._round = 0  # the latest heard of: an offence reported late is judged as of now, never backwards
+    def __init__(self, past: Past | None = None) -> None:
+        past = past or Past()
+        self._records: dict[PeerId, _Record] = {mark.peer: _Record.of(mark) for mark in past.marks}
+        self._offences: deque[Offence] = deque(past.offences, maxlen=OFFENCES_KEPT)
+        self._by_kind: Counter[OffenceKind] = Counter(past.by_kind)
+        self._round = past.round  # the latest heard of: an offence reported late is judged as of now, never backwards
 
     def record(self, offence: Offence) -> Verdict:
         self._round = max(self._round, offence.round)
@@ -200,8 +235,17 @@ class Standing:
         quarantined = tuple(sorted(p for p, r in self._records.items() if self._round < r.until))
         return Summary(self._by_kind.total(), dict(self._by_kind), len(self._records), quarantined)
 
+    def past(self) -> Past:
+        """For the next life."""
+        worst = self._mildest()[-PEERS_SAVED:] if len(self._records) > PEERS_SAVED else self._records
+        marks = tuple(self._records[peer].mark(peer) for peer in worst)
+        return Past(self._round, marks, tuple(self._offences)[-OFFENCES_SAVED:], dict(self._by_kind))
+
+    def _mildest(self) -> list[PeerId]:
+        """First, the worst last."""
+        return sorted(self._records, key=lambda peer: self._records[peer].severity(self._round))
+
     def _evict(self) -> None:
         if len(self._records) > PEERS_KEPT:
-            mildest = sorted(self._records, key=lambda peer: self._records[peer].severity(self._round))
-            for peer in mildest[:EVICTED]:
+            for peer in self._mildest()[:EVICTED]:
                 del self._records[peer]

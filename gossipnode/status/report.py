@@ -156,7 +156,7 @@ class Status(Part, frozen=True, kw_only=True):
     traffic: TrafficStatus = TrafficStatus()
     store: StoreStatus = StoreStatus()
     offences: list[OffenceStatus] = []  # newest last, at most OFFENCES_SHOWN
-    offence_counts: dict[str, int] = {}  # since start, by kind
+    offence_counts: dict[str, int] = {}  # by kind; those of former lives count too
     history: list[RoundStatus] = []  # newest last, at most HISTORY_ROUNDS
     warnings: list[str] = []  # what the operator should look at, one line each
 

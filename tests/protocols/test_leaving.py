@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from protocols import wire
 from protocols.messages import AnyMessage, AskHead, Exchange, Exchanged, Refused, Settled, Unable
@@ -15,10 +16,10 @@ from sampling.view import Delta
 
 MakeSwarm = Callable[..., Any]
 
-pytestmark = pytest.mark.usefixtures("autojump_clock")
 
-
-async def test_work_is_refused_and_news_of_the_members_are_still_exchanged(make_swarm: MakeSwarm) -> None:
+async def test_work_is_refused_and_news_of_the_members_are_still_exchanged(
+    make_swarm: MakeSwarm, autojump_clock: MockClock
+) -> None:
     swarm = make_swarm(trainers=2, rounds=0)
     first, second = await swarm.start(2)
     await swarm.until_round(2)
@@ -33,7 +34,9 @@ async def test_work_is_refused_and_news_of_the_members_are_still_exchanged(make_
     assert isinstance(await answered(Exchange(Round(2), Delta(), 0)), Exchanged)
 
 
-async def test_an_answer_under_way_is_broken_off(make_swarm: MakeSwarm, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_answer_under_way_is_broken_off(
+    make_swarm: MakeSwarm, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     swarm = make_swarm(trainers=2, rounds=0)
     first, second = await swarm.start(2)
     await swarm.until_round(2)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sampling.peers import PeerId
 from verify import standing
-from verify.standing import Offence, OffenceKind, Repute, Standing
+from verify.standing import Offence, OffenceKind, Past, Repute, Standing
 
 PEERS = [PeerId(name) for name in "ABC"]
 ALICE, BOB, _ = PEERS
@@ -160,3 +161,36 @@ def test_a_verdict_says_what_the_judge_says(record: list[Offence]) -> None:
         assert verdict.strikes == judge.strikes(offence.peer, now)
         assert verdict.quarantined == judge.quarantined(offence.peer, now)
         assert verdict.fresh == (verdict.quarantined and not was)
+
+
+# -- across a restart -------------------------------------------------------------------------------------------------
+
+
+def reborn(judge: Standing) -> Standing:
+    """By way of the disk."""
+    return Standing(msgspec.msgpack.decode(msgspec.msgpack.encode(judge.past()), type=Past))
+
+
+@given(st.lists(offences, max_size=30), st.lists(offences, max_size=10))
+def test_a_restart_changes_no_judgement(before: list[Offence], after: list[Offence]) -> None:
+    one = fill(before)
+    other = reborn(one)
+    assert other.summary() == one.summary()
+    for offence in after:
+        assert other.record(offence) == one.record(offence)
+    assert other.summary() == one.summary()
+    assert other.offences() == one.offences()
+
+
+def test_what_is_saved_is_bounded_and_the_worst_of_it() -> None:
+    judge = Standing()
+    for number in range(standing.PEERS_SAVED + 50):
+        judge.record(Offence(PeerId(f"mild {number}"), OffenceKind.PROTOCOL, 1, "x" * 500))
+    judge.record(Offence(ALICE, OffenceKind.EQUIVOCATION, 1, provable=True))
+    judge.record(Offence(PeerId("last"), OffenceKind.PROTOCOL, 1))
+    past = judge.past()
+    assert len(past.marks) == standing.PEERS_SAVED
+    assert len(past.offences) == standing.OFFENCES_SAVED
+    assert past.offences[-1].peer == "last"
+    assert reborn(judge).quarantined(ALICE, 2)
+    assert len(msgspec.msgpack.encode(past)) < 400_000
