@@ -1,8 +1,9 @@
 """Models by digest: whoever names a blob can be asked for it, and what arrives is checked against the name.
 
 A blob is received once however many conversations want it; a broken stream is resumed where it stopped, from the same
-source or another. Two lies are possible, both offences: a size that is not the run's (found before a byte flows), and
-bytes that do not hash to the digest (found at the end; nothing of them is kept).
+source or another, and so is one whose source is too slow (`protocols.pace`). Two lies are possible, both offences: a
+size that is not the run's (found before a byte flows), and bytes that do not hash to the digest (found at the end;
+nothing of them is kept).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import trio
 from protocols import limits
 from protocols.blobs import Blobs, Partial, StoreFull
 from protocols.desk import Accuse
+from protocols.pace import Usual, Watch
 from protocols.transport import BlobStream, NotHeld, Transport, TransportError
 from sampling.peers import PeerId
 from verify.digest import Digest, short
@@ -40,6 +42,7 @@ class ModelExchange:
         self._size = size
         self._accuse = accuse
         self._kept: dict[str, frozenset[Digest]] = {}
+        self._usual = Usual()
         self._under_way: dict[Digest, trio.Event] = {}  # later callers wait for the first
 
     def keep(self, owner: str, digests: Iterable[Digest]) -> None:
@@ -66,23 +69,39 @@ class ModelExchange:
 
     async def _from_any(self, digest: Digest, sources: Sequence[PeerId]) -> None:
         failures: list[str] = []
+        slow: list[PeerId] = []
         for peer in sources:
-            for _ in range(TRIES_PER_SOURCE):
-                try:
-                    if await self._from_one(digest, peer):
-                        return
-                    failures.append(f"{peer}: broken promise")
-                    break
-                except NotHeld:
-                    failures.append(f"{peer}: not held")
-                    break
-                except TransportError as error:
-                    failures.append(f"{peer}: {error}")
+            if await self._from_source(digest, peer, failures, slow, others=len(sources) > 1):
+                return
+        for peer in slow:  # nobody else has it: better late than never
+            if await self._from_source(digest, peer, failures, [], others=False):
+                return
         raise NotFetched(f"blob {short(digest)}: " + ("; ".join(failures) or "nobody to ask"))
 
-    async def _from_one(self, digest: Digest, peer: PeerId) -> bool:
+    async def _from_source(
+        self, digest: Digest, peer: PeerId, failures: list[str], slow: list[PeerId], *, others: bool
+    ) -> bool:
+        for _ in range(TRIES_PER_SOURCE):
+            try:
+                if await self._from_one(digest, peer, others=others):
+                    return True
+                failures.append(f"{peer}: broken promise")
+                break
+            except NotHeld:
+                failures.append(f"{peer}: not held")
+                break
+            except _TooSlow as error:
+                failures.append(f"{peer}: {error}")
+                slow.append(peer)
+                break
+            except TransportError as error:
+                failures.append(f"{peer}: {error}")
+        return False
+
+    async def _from_one(self, digest: Digest, peer: PeerId, *, others: bool) -> bool:
         """True: received and checked. False: the peer lied. Raises TransportError when the stream breaks."""
         partial = await self._blobs.receive(digest, self._size)
+        watch = Watch(self._usual.least(others=others))
         resumed = partial.offset > 0
         async with self._transport.fetch(peer, digest, offset=partial.offset) as stream:
             if stream.size != self._size:
@@ -92,7 +111,8 @@ class ModelExchange:
                 )
                 return False
             try:
-                await _pour(stream, self._size - partial.offset, partial)
+                await _pour(stream, self._size - partial.offset, partial, watch)
+                self._usual.measured(watch.got, watch.waited_s)
             except _TooLong:
                 self._accuse(peer, OffenceKind.OVERSIZE, f"blob {short(digest)} runs on past its size")
                 return False
@@ -113,15 +133,19 @@ class _TooLong(Exception):
     """More bytes than the stream's own size."""
 
 
+class _TooSlow(TransportError):
+    """Bytes come, but not enough of them."""
+
+
 Failure = TransportError | StoreFull | _TooLong
 
 
-async def _pour(stream: BlobStream, left: int, partial: Partial) -> None:
+async def _pour(stream: BlobStream, left: int, partial: Partial, watch: Watch) -> None:
     """Hash and write one batch while the next arrives. What came before a break is kept. Raises a Failure."""
     failures: list[Failure] = []
     send, receive = trio.open_memory_channel[bytes](BATCHES_AHEAD)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_read, stream, left, send, failures)
+        nursery.start_soon(_read, stream, left, send, failures, watch)
         with receive:
             try:
                 async for batch in receive:
@@ -133,11 +157,13 @@ async def _pour(stream: BlobStream, left: int, partial: Partial) -> None:
         raise failures[0]
 
 
-async def _read(stream: BlobStream, left: int, send: trio.MemorySendChannel[bytes], failures: list[Failure]) -> None:
+async def _read(
+    stream: BlobStream, left: int, send: trio.MemorySendChannel[bytes], failures: list[Failure], watch: Watch
+) -> None:
     batch: list[bytes] = []
     with send:
         try:
-            while left > 0 and (data := await stream.receive_some()):
+            while left > 0 and (data := await _next(stream, left, watch)):
                 left -= len(data)
                 if left < 0:
                     raise _TooLong
@@ -149,3 +175,11 @@ async def _read(stream: BlobStream, left: int, send: trio.MemorySendChannel[byte
             failures.append(error)
         if batch:
             await send.send(b"".join(batch))
+
+
+async def _next(stream: BlobStream, left: int, watch: Watch) -> bytes:
+    since = trio.current_time()
+    data = await stream.receive_some()
+    if not watch.came(len(data), trio.current_time() - since) and len(data) < left:
+        raise _TooSlow(f"{watch.got} bytes in {watch.waited_s:.0f} s are too few")
+    return data
