@@ -136,6 +136,8 @@ class Quorum:
         nodes = {seen.node.parts.desk.me: seen for seen in world.nodes}
         for belief in world.news:
             aggregate = belief.aggregate
+            if aggregate.round == 0:
+                continue  # nobody made theta0; it is gone back to when all that was made of it is lost
             if len({each.trainer for each in aggregate.inputs}) < self._needed(aggregate, nodes, len(world.nodes)):
                 text = f"{len(aggregate.inputs)} models made it, {len(set(aggregate.aggregators))} aggregators"
                 yield _finding(self, world, aggregate.round, [belief.node], text)
@@ -280,6 +282,11 @@ class Checks:
         self.findings: list[Finding] = []
         self._checkers = checkers
         self._said: set[tuple[str, int, tuple[str, ...], str]] = set()
+
+    @property
+    def stuck(self) -> bool:
+        """Nothing more is to be expected of this swarm."""
+        return any(finding.checker == Progress.__name__ for finding in self.findings)
 
     def look(self, world: World) -> None:
         for checker in self._checkers:

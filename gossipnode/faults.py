@@ -167,10 +167,13 @@ class Faults:
 
     async def _return(self, members: Sequence[Member], after_s: float) -> None:
         await trio.sleep(after_s)
-        await self._come_back([member for member in members if member.gone and not member.alive])
+        await self._come_back(members)
 
     async def _come_back(self, members: Sequence[Member], event: Event | None = None) -> None:
+        members = [member for member in members if member.gone and not member.alive]
         self._write_down("restart", members, event)
+        for member in members:
+            member.gone = False  # at once, lest another event starts it too
         for member in members:
             await self._stage.start(member)
 
@@ -192,7 +195,7 @@ class Faults:
                 crash(self._stage.network, member)
             down += victims
             await trio.sleep(event.every_s)
-        await self._come_back([member for member in down if not member.alive])
+        await self._come_back(down)
 
     # -- the network --------------------------------------------------------------------------------------------------
 

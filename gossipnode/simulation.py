@@ -40,6 +40,7 @@ from protocols.messages import Aggregate
 from protocols.signatures import Signer
 from sampling.peers import Round
 
+NEWCOMERS = 100  # that are given the same member's address; it has room for limits.LINKS links
 TICK_S = 1.0  # virtual seconds between two looks at the swarm
 PROGRESS_S = 900.0  # virtual seconds in which every living node must move on once the last fault is over
 
@@ -124,7 +125,7 @@ class Swarm:
             trio.open_nursery() as self._nursery,
         ):
             for index in range(scenario.nodes):
-                bootstrap = self.members[0].addresses() if index else ()
+                bootstrap = self.members[index // NEWCOMERS].addresses() if index else ()
                 await self.newcomer(bootstrap)
             self._nursery.start_soon(self._faults.run)
             finished = await self._watch()
@@ -192,7 +193,7 @@ class Swarm:
             self._tell(Tick(self.highest, now, done))
             if done == len(living) and self._faults.over:
                 return True
-            if now > self.scenario.limit_s:
+            if now > self.scenario.limit_s or self._checks.stuck:
                 return False
             await trio.sleep(TICK_S)
 
