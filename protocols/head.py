@@ -91,7 +91,7 @@ class Head:
         """The live aggregators of `round`: the first a of sample k+1. If `expected` is among the first a anyway, nobody
         is asked: whoever ranks before it is not thereby dead, but it is no impostor."""
         a = self._parts.manifest.modest.aggregators + self.passed_over(round, ACCEPTED)
-        first = self._parts.sampler.order(Round(round + 1))[:a]
+        first = self._parts.sampler.first(Round(round + 1), a)
         return first if expected in first else await self._parts.sampler.sample(Round(round + 1), a)
 
     def passed_over(self, round: Round, patience: float = OVERDUE) -> int:

@@ -30,7 +30,7 @@ from protocols.messages import (
     Registered,
     Welcome,
 )
-from protocols.registration import doubt, sign_registration
+from protocols.registration import examined, sign_registration
 from protocols.signatures import Signer
 from protocols.transport import BadAddress, LinkDown, LinkUp, TransportError
 from sampling.admission import Rules
@@ -296,9 +296,14 @@ class Membership:
         linked = self.desk.transport.peers()
         unlinked = [(address, None) for address, peer in self._bootstrap.items() if peer is None or peer not in linked]
         room = DEGREE - len(linked) - sum(backoff.busy for backoff in self._backoffs.values())
-        others = [peer for peer in self.view.present() if peer != self.me and peer not in linked | self._strangers]
-        chosen = self._rng.sample(others, min(room, len(others))) if room > 0 else []
+        chosen = self._unlinked(linked, room) if room > 0 else []
         return [*unlinked, *((str(peer), peer) for peer in chosen)]
+
+    def _unlinked(self, linked: frozenset[PeerId], most: int) -> list[PeerId]:
+        """Random members without a link."""
+        known = linked | self._strangers | {self.me}
+        others = [peer for peer in self.view.present() if peer not in known]
+        return self._rng.sample(others, min(most, len(others)))
 
     async def _dial(self, target: str, peer: PeerId | None, backoff: Backoff) -> None:
         try:
@@ -364,7 +369,8 @@ class Membership:
             return True  # nothing new, so nothing to check
         if not self.rules.admits(registration.peer):
             return True  # the sender may know an amendment that we do not
-        if (why := doubt(registration, self.run_id)) is not None:
+        registration, why = examined(registration, self.run_id)
+        if why is not None:
             self.desk.accuse(sender, OffenceKind.BAD_SIGNATURE, f"registration of {registration.peer}: {why}")
             return False
         if registration.peer == self.me and registration.counter >= self.counter and sender != self.me:

@@ -194,8 +194,12 @@ class Modest:
         """The first round waits for the peers that the manifest wants to see."""
         needed = max(1, self._parts.manifest.start_peers)
 
-        while self.head.known.round == 0 and len(self._parts.sampler.candidates(Round(1))) < needed:  # noqa: ASYNC110
+        while self.head.known.round == 0 and not self._here(needed):  # noqa: ASYNC110
             await trio.sleep(self._settling.floor_s / 4)
+
+    def _here(self, needed: int) -> bool:
+        known = len(self._parts.membership.view) >= needed  # costs nothing, and who is not known is no candidate
+        return known and len(self._parts.sampler.candidates(Round(1))) >= needed
 
     async def _take_up(self, attempt: int) -> None:
         """Train if we are of the next round's sample: at the start, after a resume, and when a round has died."""

@@ -7,14 +7,16 @@ leave, move its counter or its addresses. The signature is salted with the run i
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import msgspec
 
 from protocols import limits
-from protocols.signatures import Signer, verify
+from protocols.signatures import SIGNATURE_BYTES, Signer, verify
 from sampling.peers import Role, Round
 from sampling.view import Registration
 
+EXAMINED = 2048  # records remembered: 5 MB if hostile peers make each as long as it may be
 DOMAIN = b"gossipnode/registration/1"
 
 
@@ -33,8 +35,29 @@ def sign_registration(
     return unsigned._replace(signature=signer.sign(DOMAIN, run, _payload(unsigned)))
 
 
+def examined(registration: Registration, run: bytes) -> tuple[Registration, str | None]:
+    """The record and `doubt`'s answer. Heard again, it costs no second check of its signature and is the same object:
+    the nodes of a simulation share one."""
+    if (why := _out_of_bounds(registration)) is not None:  # first, for what is huge must not be remembered
+        return registration, why
+    return _examined(registration, run)
+
+
+@lru_cache(maxsize=EXAMINED)
+def _examined(registration: Registration, run: bytes) -> tuple[Registration, str | None]:
+    return registration, doubt(registration, run)
+
+
 def doubt(registration: Registration, run: bytes) -> str | None:
     """Why not to believe it; None if it holds. Nobody honest passes on what does not."""
+    if (why := _out_of_bounds(registration)) is not None:
+        return why
+    if not verify(registration.peer, DOMAIN, run, _payload(registration), registration.signature):
+        return "signature does not hold"
+    return None
+
+
+def _out_of_bounds(registration: Registration) -> str | None:
     if not 0 <= registration.counter <= limits.COUNTER or not 0 <= registration.round <= limits.ROUND:
         return "counter or round out of range"
     if len(registration.addresses) > limits.ADDRESSES_PER_PEER:
@@ -43,7 +66,7 @@ def doubt(registration: Registration, run: bytes) -> str | None:
         return "a role twice"
     if not all(map(_is_address, registration.addresses)):
         return "address too long or not plain text"
-    if not verify(registration.peer, DOMAIN, run, _payload(registration), registration.signature):
+    if len(registration.signature) != SIGNATURE_BYTES or len(registration.peer) > limits.PEER_CHARS:
         return "signature does not hold"
     return None
 

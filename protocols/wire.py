@@ -7,7 +7,8 @@ A frame is a version byte, then one msgpack array [tag, field, ...].
 
 from __future__ import annotations
 
-from typing import Any, cast
+from functools import lru_cache
+from typing import Any, Final, cast
 
 import msgpack
 import msgspec
@@ -17,6 +18,8 @@ from protocols.messages import WIRE_VERSION, AnyMessage
 
 _VERSION_BYTE = bytes([WIRE_VERSION])
 _NATIVE = (bytes,)  # else text would do for bytes, as base64
+SHORT_BYTES: Final = 2048
+SHORT_FRAMES: Final = 1024  # remembered: 2 MB at most, and as much again decoded
 _encoder = msgspec.msgpack.Encoder()
 
 
@@ -42,6 +45,12 @@ def decode(frame: bytes) -> AnyMessage:
         raise MalformedFrame("empty")
     if frame[:1] != _VERSION_BYTE:
         raise OtherVersion(f"wire version {frame[0]}, ours is {WIRE_VERSION}")
+    return _short(frame) if len(frame) <= SHORT_BYTES else _typed(_unpack(frame[1:]))
+
+
+@lru_cache(maxsize=SHORT_FRAMES)
+def _short(frame: bytes) -> AnyMessage:
+    """Gossip comes again and again; to the nodes of a simulation as the same bytes. Messages cannot be changed."""
     return _typed(_unpack(frame[1:]))
 
 

@@ -7,12 +7,13 @@ next. Fewer than `count` are returned only when nobody is left to ask.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
+from itertools import islice
 
 import trio
 
 from sampling.admission import Rules
 from sampling.peers import PeerId, Round
-from sampling.ranking import rank
+from sampling.ranking import ranking
 from sampling.view import View
 
 Ping = Callable[[PeerId], Awaitable[bool]]  # True: the peer answered before its deadline
@@ -33,7 +34,16 @@ class Sampler:
         return [peer for peer in self._view if self._trusted(peer) and self._eligible(peer, round)]
 
     def order(self, round: Round) -> list[PeerId]:
-        return rank(self.candidates(round), round, self._salt)
+        return list(self._in_order(round))
+
+    def first(self, round: Round, count: int) -> list[PeerId]:
+        """The beginning of `order`, at the cost of the beginning."""
+        return list(islice(self._in_order(round), count))
+
+    def _in_order(self, round: Round) -> Iterator[PeerId]:
+        for peer in ranking(self._view.names(), round, self._salt):
+            if self._trusted(peer) and self._eligible(peer, round):
+                yield peer
 
     async def sample(self, round: Round, count: int) -> list[PeerId]:
         """At most `count` live peers, in rank order."""

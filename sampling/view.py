@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from itertools import takewhile
 from typing import NamedTuple
 
 from sampling.peers import PeerId, Role, Round
@@ -40,8 +41,9 @@ class View:
         self._first_version = first_version  # random in each life, so that versions of two lives are not confused
         self._registrations: dict[PeerId, Registration] = {}
         self._active: dict[PeerId, Round] = {}
-        self._registered_at: dict[PeerId, int] = {}  # version of the last change, for deltas
+        self._registered_at: dict[PeerId, int] = {}  # version of the last change, for deltas; the newest comes last
         self._active_at: dict[PeerId, int] = {}
+        self._names: tuple[PeerId, ...] | None = None
         self.version = first_version
         self.seal = 0  # equal for equal registrations, whatever their order: the XOR of their hashes, 62 bits
 
@@ -52,7 +54,13 @@ class View:
         return peer in self._registrations
 
     def __iter__(self) -> Iterator[PeerId]:
-        return iter(sorted(self._registrations))
+        return iter(self.names())
+
+    def names(self) -> tuple[PeerId, ...]:
+        """Sorted. Kept until a peer is added or forgotten."""
+        if self._names is None:
+            self._names = tuple(sorted(self._registrations))
+        return self._names
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, View) and (self._registrations, self._active) == (other._registrations, other._active)
@@ -77,10 +85,13 @@ class View:
             return False
         self.version += 1
         self.seal ^= _hash(new) ^ (_hash(old) if old else 0)
+        if old is None:
+            self._names = None
         self._registrations[new.peer] = new
         self._active[new.peer] = max(new.round, self._active.get(new.peer, new.round))
         # Both at once: told before the registration, activity would be ignored, and never be told again.
-        self._registered_at[new.peer] = self._active_at[new.peer] = self.version
+        _note(self._registered_at, new.peer, self.version)
+        _note(self._active_at, new.peer, self.version)
         return True
 
     def touch(self, peer: PeerId, round: Round) -> bool:
@@ -89,7 +100,7 @@ class View:
             return False
         self.version += 1
         self._active[peer] = round
-        self._active_at[peer] = self.version
+        _note(self._active_at, peer, self.version)
         return True
 
     def merge(self, delta: Delta) -> None:
@@ -119,6 +130,7 @@ class View:
             return False
         gone = min(left, key=lambda peer: (self._active[peer], peer))
         self.seal ^= _hash(self._registrations[gone])
+        self._names = None
         for table in (self._registrations, self._active, self._registered_at, self._active_at):
             table.pop(gone, None)
         return True
@@ -129,5 +141,13 @@ def _hash(registration: Registration) -> int:
     return int.from_bytes(hashlib.sha256(registration.signature).digest()[:8], "big") >> 2
 
 
+def _note(versions: dict[PeerId, int], peer: PeerId, version: int) -> None:
+    versions.pop(peer, None)
+    versions[peer] = version
+
+
 def _after(versions: dict[PeerId, int], since: int) -> list[tuple[int, PeerId]]:
-    return sorted((at, peer) for peer, at in versions.items() if at > since)
+    """Oldest first; costs no more than it finds."""
+    found = [(at, peer) for peer, at in takewhile(lambda each: each[1] > since, reversed(versions.items()))]
+    found.reverse()
+    return found

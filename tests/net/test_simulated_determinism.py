@@ -131,3 +131,26 @@ def test_a_trace_tells_events_apart() -> None:
     traces[1].record(1.0, "question", b, a, 5)
     traces[2].record(1.5, "question", a, b, 5)
     assert len({trace.digest() for trace in traces}) == 4
+
+
+def test_time_leaps_to_the_next_deadline_and_stands_still_between() -> None:
+    async def sleepers() -> list[tuple[float, int]]:
+        woken: list[tuple[float, int]] = []
+
+        async def sleeper(number: int) -> None:
+            for _ in range(3):
+                await trio.sleep(number * 0.5)
+                woken.append((trio.current_time(), number))
+
+        async with trio.open_nursery() as nursery:
+            for number in (3, 1, 2):
+                nursery.start_soon(sleeper, number)
+            before = trio.current_time()
+            for _ in range(100):
+                await trio.lowlevel.checkpoint()
+            assert trio.current_time() == before
+        return woken
+
+    woken = run_deterministic(sleepers, seed=0)
+    assert [time for time, _ in woken] == [0.5, 1.0, 1.0, 1.5, 1.5, 2.0, 3.0, 3.0, 4.5]
+    assert sorted(woken) == sorted((number * turn * 0.5, number) for number in (1, 2, 3) for turn in (1, 2, 3))

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocols import limits
-from protocols.registration import doubt, sign_registration
+from protocols.registration import EXAMINED, _examined, doubt, examined, sign_registration
 from protocols.signatures import Signer
 from sampling.peers import PeerId, Role, Round
 from sampling.view import Registration
@@ -38,6 +38,23 @@ def test_an_honest_one() -> None:
     assert registration.peer == SIGNER.peer
     assert doubt(registration, RUN) is None
     assert doubt(signed(counter=limits.COUNTER, round=limits.ROUND, roles=tuple(Role), addresses=()), RUN) is None
+
+
+def test_what_was_examined_before_is_remembered_and_shared() -> None:
+    first, again = signed(counter=77), signed(counter=77)
+    assert first is not again
+    assert examined(first, RUN) == (first, None)
+    assert examined(again, RUN)[0] is first
+    assert examined(first._replace(counter=78), RUN)[1] == "signature does not hold"
+    assert examined(first, OTHER_RUN)[1] == "signature does not hold"
+
+
+def test_what_is_huge_is_not_remembered() -> None:
+    before = _examined.cache_info().currsize
+    for number in range(5):
+        huge = signed(counter=number)._replace(signature=bytes(100_000))
+        assert examined(huge, RUN)[1] == "signature does not hold"
+    assert _examined.cache_info().currsize == before < EXAMINED
 
 
 def test_another_runs_is_void() -> None:

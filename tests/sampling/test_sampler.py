@@ -12,6 +12,7 @@ from trio.testing import MockClock
 
 from sampling.admission import Rules
 from sampling.peers import PeerId, Role, Round
+from sampling.ranking import rank
 from sampling.sampler import Sampler
 from sampling.view import Registration, View
 
@@ -51,6 +52,13 @@ async def test_all_alive(autojump_clock: MockClock) -> None:
     assert await drawn.sample(Round(3), 4) == order[:4]
     assert sorted(ping.asked) == sorted(order[:4])  # nobody else is bothered
     assert trio.current_time() == pytest.approx(ANSWER_S, abs=1e-6)  # all at once
+
+
+@pytest.mark.parametrize("count", [0, 1, 4, 10, 11])
+def test_the_first_are_the_beginning_of_the_order(count: int) -> None:
+    drawn = sampler(Pings(), trusted=lambda peer: peer != PEERS[3])
+    assert drawn.first(Round(5), count) == drawn.order(Round(5))[:count]
+    assert drawn.order(Round(5)) == rank(drawn.candidates(Round(5)), Round(5), SALT)
 
 
 async def test_each_silent_peer_is_replaced_by_the_next(autojump_clock: MockClock) -> None:
