@@ -89,9 +89,12 @@ class Node:
         self.checkpoint_round: int | None = None
         self.checkpoint_error: str | None = None
         self.joined = trio.Event()
-        # Offences that one peer may commit before its link is closed, whatever they weigh; and log lines about it.
+        # Offences that one peer may commit before its link is closed, whatever they weigh; and lines of the log on it.
         self._borne = Rates[PeerId](
             limits.FLOODS_PER_S, limits.REQUESTS_PER_S, burst_s=limits.FLOODS_BURST_S, remembered=limits.VIEW_PEERS
+        )
+        self._told = Rates[PeerId](
+            limits.LINES_PER_S, limits.LINES_PER_S * 10, burst_s=limits.LINES_BURST_S, remembered=limits.VIEW_PEERS
         )
         self._transport = transport
         self._save = save
@@ -217,8 +220,10 @@ class Node:
             return log.error("we would accuse ourselves of %s: %s", kind, detail)
         offence = Offence(peer, kind, self.parts.membership.round, detail)
         verdict = self.standing.record(offence)
-        borne = self._borne.take(peer, trio.current_time()) is Grant.YES
-        log.log(logging.WARNING if borne else logging.DEBUG, "offence of %s: %s: %s", peer, kind, offence.detail)
+        now = trio.current_time()
+        level = logging.WARNING if self._told.take(peer, now) is Grant.YES else logging.DEBUG
+        log.log(level, "offence of %s: %s: %s", peer, kind, offence.detail)
+        borne = self._borne.take(peer, now) is not Grant.TOO_FAST
         if self._nursery is None:
             return None
         if verdict.fresh:

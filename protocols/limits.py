@@ -27,8 +27,8 @@ REQUESTS_PER_S: Final = 1000  # sustained, all peers together: one costs about a
 ACTS_PER_PEER_PER_S: Final = 30  # sustained: questions on which we ask or fetch from others; three a round of 0.1 s
 ACTS_PER_S: Final = 500  # sustained, all peers together: a committee of the largest size hands in twice a second
 ACTS_BURST_S: Final = 2.0  # a quiet peer may ask so many seconds' worth at once, and all together too
-FLOODS_PER_S: Final = 5  # refused questions of one peer that are borne before its link is closed
-FLOODS_BURST_S: Final = 20.0  # a hundred at once: an honest peer that is badly behind repeats itself less
+FLOODS_PER_S: Final = 5  # offences of one peer, whatever they weigh, that are borne before its link is closed
+FLOODS_BURST_S: Final = 20.0  # a hundred at once: an honest peer that is badly behind does less
 GOSSIP_PER_PEER_PER_S: Final = 20  # messages that one peer may originate: two a round of 0.1 s that it aggregates
 GOSSIP_PER_S: Final = 300  # messages heard, all originators together: more than a real mesh carries on two cores
 GOSSIP_BURST_S: Final = 5.0  # a swarm that joins all at once says so at once
@@ -62,4 +62,6 @@ AMENDMENTS: Final = 64  # of one manifest: checking them all must not hold up th
 
 # -- verdicts -----------------------------------------------------------------------------------------------------
 OFFENCES_KEPT: Final = 1000  # newest offences kept with their evidence; counts are kept beyond that
+LINES_PER_S: Final = 0.1  # of the log, on one peer's offences; ten times as many on all peers' together
+LINES_BURST_S: Final = 100.0  # the first ten are told at once
 DETAIL_CHARS: Final = 200  # text a peer gives us for a log line

@@ -18,7 +18,7 @@ from protocols import wire
 from protocols.messages import Ack, AnyMessage, Exchange, Exchanged, Hello, Ping, Pong, Registered, Welcome
 from protocols.registration import sign_registration
 from protocols.signatures import Signer
-from protocols.transport import NoAnswer
+from protocols.transport import TransportError
 from sampling.peers import PeerId, Role, Round
 from sampling.view import Delta, Registration
 from verify.digest import Digest
@@ -106,7 +106,7 @@ class Stranger:
         frame = message if isinstance(message, bytes) else wire.encode(message)
         try:
             return wire.decode(await self.transport.request(victim, frame, timeout_s=timeout_s))
-        except NoAnswer:
+        except TransportError:
             return None
 
     async def shout(self, message: AnyMessage | bytes) -> None:

@@ -321,9 +321,15 @@ class Swarm:
 
         run = Run(self.run_id, self.manifest, b"signed", roles=roles, bootstrap=bootstrap, evaluate_every=0)
         with trio.CancelScope() as scope:
-            async with self.network.join(signer.peer) as transport:
+            built: list[Node] = []
+
+            def on_fault(peer: PeerId | None, kind: str) -> None:
+                built[0].fault(peer, kind)
+
+            async with self.network.join(signer.peer, on_fault=on_fault) as transport:
                 rng = random.Random(f"test/{index}/{trio.current_time()}")
                 node = Node(run, transport, learner, blobs, signer, state=state, save=save, rng=rng)
+                built.append(node)
                 transport.serve(node.answer, blobs)
                 task_status.started(Member(node, learner, blobs, signer.peer, index, scope, saved))
                 await node.run()
