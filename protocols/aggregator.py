@@ -304,12 +304,12 @@ class Aggregator:
                 nursery.start_soon(self._hand_to, peer, aggregate, attempt)
 
     async def _hand_to(self, peer: PeerId, aggregate: Aggregate, attempt: int) -> None:
-        delta, upto = self._parts.membership.news_for(peer)
+        delta, upto = self._parts.membership.exchanges.news_for(peer)
         try:
             answer = await self._parts.desk.insist(peer, Aggregated(aggregate, attempt, delta), (Ack, Late))
         except TransportError as error:
             return log.info("round %d: %s was not handed the aggregate: %s", aggregate.round, peer, error)
-        self._parts.membership.told(peer, upto)
+        self._parts.membership.exchanges.told(peer, upto)
         if isinstance(answer, Late):
             self._nursery.start_soon(self._head.catch_up)
 

@@ -38,6 +38,7 @@ LINK_EVENT_QUEUE: Final = 1024  # LinkUp / LinkDown not yet read; four times LIN
 # -- membership ---------------------------------------------------------------------------------------------------
 VIEW_PEERS: Final = 10_000  # entries in a view; 300 B each
 REGISTRATIONS_PER_FRAME: Final = 500  # in one message: about 300 B each, so that they fit FRAME_BYTES
+BUCKETS: Final = 500  # in which two views are compared: 5 KB of seals, and a full view has twenty peers in each
 DELTA_BYTES: Final = 128 * KIB  # news of a view in one message, beside an aggregate of at most 64 KiB
 ADDRESSES_PER_PEER: Final = 8  # a host with both IP versions, a LAN and a public address has four
 ADDRESS_CHARS: Final = 256  # one multiaddress as text

@@ -11,18 +11,15 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
-import msgspec
 import trio
 
 from protocols import limits
 from protocols.backoff import BACKOFF_FIRST_S, BACKOFF_MOST_S, Backoff
 from protocols.desk import Declined, Desk
+from protocols.exchanges import Exchanges, Partner
 from protocols.messages import (
     AnyMessage,
-    Exchange,
-    Exchanged,
     Hello,
     Ping,
     Pong,
@@ -43,24 +40,12 @@ log = logging.getLogger(__name__)
 
 DEGREE = 8  # links kept up: GossipSub's mesh wants about 6, and 8 random links connect any swarm we can hold a view of
 EXCHANGE_S = 2.0  # between exchanges, jittered by half; a view of n peers is known to all after about log2(n) of them
-EXCHANGES_AT_ONCE = 100  # a full view fits into half as many
 DIAL_TICK_S = 0.5  # how often missing links are looked for
 FRESH_S = 1.0  # a linked peer heard from this lately is alive without asking: a wrong guess costs one round's deadline
-TOUCHES = 8  # a live peer is noted so often in an activity window
+TOUCHES = 3  # times in an activity window that a live peer is noted: each note travels to everybody
 DIAL_TRIPS = 5  # round trips of TCP, noise, yamux and the question's own stream before an answer over a new link
 HELLO_S = 10.0  # includes the other side's start-up on a busy machine
 GOODBYE_S = 1.0  # of the 5 s in which a node must stop
-
-
-@dataclass(slots=True)
-class _Partner:
-    """A linked peer of the same run: which version of our view it holds, and we of its."""
-
-    acknowledged: int = -1
-    have: int = 0
-    round: int = 0  # how far it says the run is
-    heard_at: float = field(default_factory=trio.current_time)
-    rtt_s: float | None = None  # of a small question, smoothed; None until measured
 
 
 class Membership:
@@ -91,7 +76,8 @@ class Membership:
         self._signer = signer
         self._roles = tuple(roles)
         self._bootstrap: dict[str, PeerId | None] = dict.fromkeys(bootstrap)
-        self._partners: dict[PeerId, _Partner] = {}
+        self._partners: dict[PeerId, Partner] = {}
+        self.exchanges = Exchanges(desk, view, self._partners, self)
         self._strangers: set[PeerId] = set()  # of another run or version: told so, left alone
         self._backoffs: dict[str, Backoff] = {}  # by bootstrap address or peer
         self._rng = rng
@@ -99,7 +85,6 @@ class Membership:
         self.acquainted = trio.Event()  # a first peer of this run has answered
         desk.heard = self._heard
         desk.on(Hello, self._on_hello)
-        desk.on(Exchange, self._on_exchange)
         desk.on(Ping, self._on_ping)
         desk.on_gossip(Registered, self._on_registered)
 
@@ -132,27 +117,18 @@ class Membership:
             patience.missed()
             return False
         patience.heard(trio.current_time() - start)
-        self._timed(peer, trio.current_time() - start)
-        self._note_round(peer, pong.round)
+        self.timed(peer, trio.current_time() - start)
+        self.note_round(peer, pong.round)
         return True
 
     def rtt_s(self, peer: PeerId) -> float | None:
         partner = self._partners.get(peer)
         return partner.rtt_s if partner else None
 
-    def _timed(self, peer: PeerId, duration_s: float) -> None:
+    def timed(self, peer: PeerId, duration_s: float) -> None:
         if partner := self._partners.get(peer):
             before_s = duration_s if partner.rtt_s is None else partner.rtt_s
             partner.rtt_s = before_s + (duration_s - before_s) / 8
-
-    def news_for(self, peer: PeerId) -> tuple[Delta, int]:
-        """What that peer may not know of our view yet; call `told` with the version once it has answered."""
-        partner = self._partners.get(peer)
-        return self._news(partner.acknowledged if partner else -1)
-
-    def told(self, peer: PeerId, upto: int) -> None:
-        if partner := self._partners.get(peer):
-            partner.acknowledged = max(partner.acknowledged, upto)
 
     def believe(self, sender: PeerId, delta: Delta) -> None:
         """Merge what holds; what does not is the sender's offence, for it should have checked."""
@@ -186,7 +162,7 @@ class Membership:
         with trio.move_on_after(GOODBYE_S):
             async with trio.open_nursery() as nursery:
                 for peer in self.partners():
-                    nursery.start_soon(self._exchange_with, peer)
+                    nursery.start_soon(self.exchanges.exchange_with, peer)
 
     async def _announce(self, *, present: bool) -> None:
         registration = sign_registration(
@@ -228,8 +204,9 @@ class Membership:
         if welcome.run != self.run_id:
             return await self._leave_alone(peer, "it is in another run")
         self._meet(peer, welcome)
-        if welcome.seal != self.view.seal:
-            await self._exchange_with(peer)
+        # One of the two begins, and whoever is new, for it waits for what it is told.
+        if welcome.seal != self.view.seal and (self.me < peer or not self.acquainted.is_set()):
+            await self.exchanges.exchange_with(peer)
         self.acquainted.set()
 
     def _hello(self) -> Hello:
@@ -238,10 +215,10 @@ class Membership:
     def _meet(self, peer: PeerId, greeting: Hello | Welcome) -> None:
         """A linked peer of our run. If it knows the same registrations, neither needs to tell the other its view."""
         self._strangers.discard(peer)
-        partner = self._partners.setdefault(peer, _Partner())
+        partner = self._partners.setdefault(peer, Partner())
         if greeting.seal == self.view.seal:
             partner.acknowledged, partner.have = self.view.version, greeting.version
-        self._note_round(peer, greeting.round)
+        self.note_round(peer, greeting.round)
 
     async def _leave_alone(self, peer: PeerId, why: str) -> None:
         if peer not in self._strangers:
@@ -253,33 +230,7 @@ class Membership:
         while True:
             await trio.sleep(EXCHANGE_S * self._rng.uniform(0.5, 1.5))
             if partners := self.partners():
-                await self._exchange_with(self._rng.choice(partners))
-
-    async def _exchange_with(self, peer: PeerId) -> None:
-        """Until both have all that the other had when we began; a peer that never ends is left for the next turn."""
-        goal = self.view.version
-        for _ in range(EXCHANGES_AT_ONCE):
-            if (partner := self._partners.get(peer)) is None:
-                return
-            delta, upto = self.news_for(peer)
-            start = trio.current_time()
-            try:
-                answer = await self.desk.ask(peer, Exchange(self.round, delta, partner.have), Exchanged, HELLO_S)
-            except TransportError:
-                return
-            self._timed(peer, trio.current_time() - start)
-            partner.have = answer.upto
-            self.told(peer, self._believed(peer, answer.delta, upto))
-            self._note_round(peer, answer.round)
-            if upto >= goal and len(answer.delta.registrations) < limits.REGISTRATIONS_PER_FRAME:
-                return
-
-    def _believed(self, peer: PeerId, delta: Delta, upto: int) -> int:
-        """Merge a peer's news; the version of ours that it now holds. If nothing else has changed since the one it was
-        told (`upto`), that includes what it has just told us: it need not hear that again."""
-        complete = upto == self.view.version
-        self.believe(peer, delta)
-        return self.view.version if complete else upto
+                await self.exchanges.exchange_with(self._rng.choice(partners))
 
     async def _keep_links(self, nursery: trio.Nursery) -> None:
         while True:
@@ -333,29 +284,14 @@ class Membership:
             self._meet(sender, hello)
         return Welcome(self.run_id, self.round, self.view.seal, self.view.version)
 
-    async def _on_exchange(self, sender: PeerId, exchange: Exchange) -> AnyMessage:
-        delta, upto = self._news(exchange.have)
-        upto = self._believed(sender, exchange.delta, upto)
-        self._note_round(sender, exchange.round)
-        return Exchanged(self.round, delta, upto)
-
     async def _on_ping(self, sender: PeerId, ping: Ping) -> AnyMessage:
-        self._note_round(sender, ping.round)
+        self.note_round(sender, ping.round)
         return Pong(self.round)
 
     async def _on_registered(self, origin: PeerId, registered: Registered) -> None:
         self._register(origin, registered.registration)
 
     # -- bookkeeping --------------------------------------------------------------------------------------------------
-
-    def _news(self, since: int) -> tuple[Delta, int]:
-        """What is new in our view since that version, as much as fits: a record may be ten times as long as another."""
-        most = limits.REGISTRATIONS_PER_FRAME
-        while True:
-            delta, upto = self.view.delta(since, most)
-            if most == 1 or len(msgspec.msgpack.encode(delta)) <= limits.DELTA_BYTES:
-                return delta, upto
-            most //= 2
 
     def _present_round(self) -> Round:
         """How far the run is: as our partners' median has it, for a newcomer has seen no aggregate yet."""
@@ -387,12 +323,12 @@ class Membership:
         if partner := self._partners.get(peer):
             partner.heard_at = trio.current_time()
 
-    def _note_round(self, peer: PeerId, round: Round) -> None:
+    def note_round(self, peer: PeerId, round: Round) -> None:
         self._touch(peer, min(round, Round(self.round + limits.ROUNDS_AHEAD)))
         if partner := self._partners.get(peer):
             partner.round = round
 
     def _touch(self, peer: PeerId, round: Round) -> None:
-        """A sign of life; noted in steps of an eighth of the activity window, for each note travels to everybody."""
+        """A sign of life; noted in steps of a third of the activity window."""
         if peer in self.view and round - self.view.last_active(peer) >= self.rules.activity_window // TOUCHES:
             self.view.touch(peer, round)

@@ -21,6 +21,7 @@ WIRE_VERSION = 1
 RoundNumber = Annotated[Round, Meta(ge=0, le=limits.ROUND)]
 Bytes32 = Annotated[Digest, Meta(min_length=DIGEST_BYTES, max_length=DIGEST_BYTES)]
 Version = Annotated[int, Meta(ge=0, le=2**62)]
+Bucket = Annotated[int, Meta(ge=0, lt=limits.BUCKETS)]
 Run = Annotated[bytes, Meta(max_length=DIGEST_BYTES)]
 Peer = Annotated[PeerId, Meta(max_length=limits.PEER_CHARS)]
 Peers = Annotated[tuple[Peer, ...], Meta(max_length=limits.COMMITTEE)]
@@ -69,17 +70,35 @@ class ManifestIs(Message, frozen=True, tag=5):
 
 class Exchange(Message, frozen=True, tag=6):
     """Peer exchange, to a random linked peer every few seconds and after a join or leave: what is new in my view since
-    you last answered me, and up to which version I hold yours. Answered by Exchanged."""
+    you last answered me, up to which version I hold yours, and which of mine you then hold. Answered by Exchanged."""
 
     round: RoundNumber
     delta: Delta
     have: Version
+    upto: Version = 0  # unknown
 
 
 class Exchanged(Message, frozen=True, tag=7):
     """Answer to Exchange: what is new in mine since `have`, and the version it brings you to."""
 
     round: RoundNumber
+    delta: Delta
+    upto: Version
+
+
+class Compare(Message, frozen=True, tag=11):
+    """On a new link, when the seals of two views differ: the seals of so many parts of mine. Answered by Compared."""
+
+    round: RoundNumber
+    seals: Annotated[tuple[Version, ...], Meta(max_length=limits.BUCKETS)]
+
+
+class Compared(Message, frozen=True, tag=12):
+    """Answer to Compare: the parts in which we differ, what is in mine, and my view's version, of which you then hold
+    all but recent activity. No part is named if what is in them does not fit: exchange the views from the start."""
+
+    round: RoundNumber
+    differing: Annotated[tuple[Bucket, ...], Meta(max_length=limits.BUCKETS)]
     delta: Delta
     upto: Version
 
@@ -202,6 +221,8 @@ AnyMessage = (
     | ManifestIs
     | Exchange
     | Exchanged
+    | Compare
+    | Compared
     | Ping
     | Pong
     | Registered

@@ -143,13 +143,13 @@ class Trainer:
             log.info("round %d: not settled by %s; sampling again", round, ", ".join(committee) or "anybody")
 
     async def _hand_to(self, peer: PeerId, assignment: Assignment, trained: Trained, taken: list[PeerId]) -> None:
-        delta, upto = self._parts.membership.news_for(peer)
+        delta, upto = self._parts.membership.exchanges.news_for(peer)
         message = TrainedModel(assignment.round, assignment.parent.model, trained.model, trained.samples, delta)
         try:
             answer = await self._parts.desk.insist(peer, message, (Ack, Late))
         except TransportError as error:
             return log.info("round %d: %s did not take our model: %s", assignment.round, peer, error)
-        self._parts.membership.told(peer, upto)
+        self._parts.membership.exchanges.told(peer, upto)
         if isinstance(answer, Ack):
             taken.append(peer)
         elif isinstance(answer, Late):

@@ -9,9 +9,9 @@ known to hold. Signatures are checked at the door (`protocols.membership`), not 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from itertools import takewhile
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sampling.peers import PeerId, Role, Round
 
@@ -45,6 +45,8 @@ class View:
         self._active_at: dict[PeerId, int] = {}
         self._names: tuple[PeerId, ...] | None = None
         self.version = first_version
+        self._hashes: dict[PeerId, int] = {}  # of the registrations
+        self._places: dict[PeerId, int] = {}  # which bucket of however many
         self.seal = 0  # equal for equal registrations, whatever their order: the XOR of their hashes, 62 bits
 
     def __len__(self) -> int:
@@ -84,7 +86,7 @@ class View:
         if old is None and len(self) >= self._capacity and not self._forget_one():
             return False
         self.version += 1
-        self.seal ^= _hash(new) ^ (_hash(old) if old else 0)
+        self._seal(new)
         if old is None:
             self._names = None
         self._registrations[new.peer] = new
@@ -124,21 +126,50 @@ class View:
             tuple((peer, self._active[peer]) for at, peer in active if at <= upto),
         ), upto
 
+    # -- two views that know nothing of each other ---------------------------------------------------------------------
+
+    def seals(self, buckets: int) -> tuple[int, ...]:
+        """One seal for each of so many parts of the registrations: two views differ where their seals do."""
+        found = [0] * buckets
+        for peer, place in self._places.items():
+            found[place % buckets] ^= self._hashes[peer]
+        return tuple(found)
+
+    def within(self, buckets: Collection[int], of: int) -> list[PeerId]:
+        """Whose registrations lie in these of `of` buckets."""
+        return [peer for peer, place in self._places.items() if place % of in buckets]
+
+    def about(self, peers: Iterable[PeerId]) -> Delta:
+        """All that is known of them."""
+        known = sorted(peers)
+        return Delta(
+            tuple(self._registrations[peer] for peer in known), tuple((peer, self._active[peer]) for peer in known)
+        )
+
+    # -- bookkeeping ---------------------------------------------------------------------------------------------------
+
+    def _seal(self, new: Registration) -> None:
+        sealed = _hash(new.signature)  # it covers all the rest
+        self.seal ^= sealed ^ self._hashes.get(new.peer, 0)
+        self._hashes[new.peer] = sealed
+        if new.peer not in self._places:
+            self._places[new.peer] = _hash(new.peer.encode())
+
     def _forget_one(self) -> bool:
         left = [peer for peer, registration in self._registrations.items() if not registration.present]
         if not left:
             return False
         gone = min(left, key=lambda peer: (self._active[peer], peer))
-        self.seal ^= _hash(self._registrations[gone])
+        self.seal ^= self._hashes[gone]
         self._names = None
-        for table in (self._registrations, self._active, self._registered_at, self._active_at):
+        tables: tuple[dict[PeerId, Any], ...] = (self._registrations, self._active, self._registered_at)
+        for table in (*tables, self._active_at, self._hashes, self._places):
             table.pop(gone, None)
         return True
 
 
-def _hash(registration: Registration) -> int:
-    """The signature covers all the rest."""
-    return int.from_bytes(hashlib.sha256(registration.signature).digest()[:8], "big") >> 2
+def _hash(data: bytes) -> int:
+    return int.from_bytes(hashlib.sha256(data).digest()[:8], "big") >> 2
 
 
 def _note(versions: dict[PeerId, int], peer: PeerId, version: int) -> None:

@@ -11,7 +11,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from protocols import limits, wire
 from protocols.desk import Desk
-from protocols.membership import Membership
+from protocols.membership import TOUCHES, Membership
 from protocols.messages import (
     AnyMessage,
     Exchange,
@@ -253,7 +253,7 @@ async def test_news_fits_a_frame_however_long_the_records(scene: Scene, links: L
         heard.merge(answer.delta)
         have = answer.upto
     assert heard == scene.view
-    delta, _ = scene.membership.news_for(PEER.peer)
+    delta, _ = scene.membership.exchanges.news_for(PEER.peer)
     assert len(wire.encode(Exchange(Round(0), delta, 0))) < limits.FRAME_BYTES - limits.GOSSIP_BYTES
 
 
@@ -289,13 +289,15 @@ async def test_a_partner_heard_of_just_now_is_alive_without_asking(
 async def test_a_peer_with_an_equal_view_is_told_nothing(scene: Scene) -> None:
     scene.view.register(record(THIRD))
     await scene.asks(PEER, Hello(RUN, Round(0), scene.view.seal, 7))
-    assert scene.membership.news_for(PEER.peer)[0] == Delta()
+    assert scene.membership.exchanges.news_for(PEER.peer)[0] == Delta()
 
 
-async def test_a_peer_with_another_view_is_told_all(scene: Scene) -> None:
+async def test_a_peer_with_another_view_is_told_when_the_views_were_compared(scene: Scene) -> None:
     scene.view.register(record(THIRD))
     await scene.asks(PEER, Hello(RUN, Round(0), scene.view.seal ^ 1, 7))
-    assert scene.membership.news_for(PEER.peer)[0].registrations == (record(THIRD),)
+    assert scene.membership.exchanges.news_for(PEER.peer)[0] == Delta()
+    await scene.asks(PEER, Exchange(Round(0), Delta(), 0, 9))
+    assert scene.membership.exchanges.news_for(PEER.peer)[0].registrations == (record(THIRD),)
 
 
 async def test_what_a_peer_has_just_told_us_is_not_told_back(scene: Scene) -> None:
@@ -308,7 +310,7 @@ async def test_what_a_peer_has_just_told_us_is_not_told_back(scene: Scene) -> No
 
 async def test_a_sign_of_life_is_noted_in_steps(scene: Scene) -> None:
     scene.view.register(record(THIRD))
-    step = scene.membership.rules.activity_window // 8
+    step = scene.membership.rules.activity_window // TOUCHES
     for round in range(1, 3 * step):
         await scene.asks(THIRD, Ping(Round(round)))
     assert scene.view.last_active(THIRD.peer) == 2 * step
