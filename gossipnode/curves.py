@@ -40,7 +40,7 @@ def plot(reports: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     try:
         from matplotlib.figure import Figure  # 0.3 s and 60 MB, which only a picture is worth
     except ImportError as error:
-        raise OperatorError("--plot needs matplotlib, which is missing: pip install matplotlib") from error
+        raise OperatorError("--plot needs matplotlib, which is missing: pip install 'gossipnode[plot]'") from error
     figure = Figure(figsize=INCHES, layout="constrained")
     panels = figure.subplots(1, len(AXES), sharey=True)
     for panel, (key, label, scale) in zip(panels, AXES, strict=True):

@@ -64,7 +64,7 @@ def test_the_commands_are_told_in_a_line_each() -> None:
         assert re.search(rf"^  {command} +\S.*[^.]\.$", text, re.MULTILINE), command  # whole, not cut off with "..."
 
 
-@pytest.mark.parametrize("file", ["README.md", "docs/running.md", "docs/status.md", "Dockerfile"])
+@pytest.mark.parametrize("file", ["README.md", "docs/running.md", "docs/status.md", "docs/simulation.md", "Dockerfile"])
 def test_documented_options_exist(file: str) -> None:
     """Of every `gossipnode COMMAND ...` line."""
     for command, rest in re.findall(r"gossipnode (\w+)((?: .*)?)$", (ROOT / file).read_text(), re.MULTILINE):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ CURVE = [
     Point(round=k, virtual_s=2.0 * k, wire_bytes=10**k, accuracy=accuracy)
     for k, accuracy in ((0, 0.1), (1, 0.8), (2, 0.7))
 ]
+ROOT = Path(__file__).parent.parent.parent
 REPORTS: dict[str, dict[str, Any]] = {f"run {n}": {"curve": msgspec.to_builtins(CURVE)} for n in range(9)}
 
 
@@ -50,5 +52,12 @@ def test_what_cannot_be_written_is_said(tmp_path: Path) -> None:
 
 def test_matplotlib_is_asked_for_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(OperatorError, match=r"--plot needs matplotlib, which is missing: pip install matplotlib"):
+    with pytest.raises(
+        OperatorError, match=r"--plot needs matplotlib, which is missing: pip install .gossipnode\[plot\]"
+    ):
         plot(REPORTS, tmp_path / "curves.png")
+
+
+def test_the_extra_that_draws_is_named_in_pyproject() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert any(each.startswith("matplotlib") for each in extras["plot"])
