@@ -6,6 +6,7 @@ VENV ?= .venv
 TORCH ?= torch==2.13.0
 NODES ?= 8
 ROUNDS ?= 30
+SEEDS ?= 0:500
 ARGS ?=
 
 BIN := $(VENV)/bin
@@ -13,7 +14,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -qq install
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 
 .DEFAULT_GOAL := help
-.PHONY: run test lint types sim clean help lock
+.PHONY: run test lint types sim sim-sweep clean help lock
 
 run: $(VENV)/.installed  # train MNIST with $(NODES) real nodes on this machine and write report.json
 	$(BIN)/python scripts/testnet.py --nodes $(NODES) --rounds $(ROUNDS) --protocol modest --task mnist --seed 1 \
@@ -33,12 +34,15 @@ types: $(VENV)/.installed  # mypy, strict
 sim: $(VENV)/.installed  # a swarm under virtual time in one process; ARGS="--help" lists what can be set
 	$(BIN)/gossipnode simulate $(ARGS)
 
+sim-sweep: $(VENV)/.installed  # $(SEEDS) random-fault seeds under the checkers; a failure prints the line that replays it
+	$(BIN)/gossipnode simulate --nodes 10 --rounds 12 --random-faults --seeds $(SEEDS) $(ARGS)
+
 clean:  # remove the virtual environment and every cache
 	rm -rf $(VENV) build dist report.json .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help:  # this list
-	@sed -n 's/^\([a-z]*\):[^#]*# /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):[^#]*# /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 10
 
 # torch comes first and by version only: which build is right depends on the machine, and a lock of it would drag 15 GPU
 # packages along. All the rest is checked by hash. --no-deps, because the two files are complete (`pip check` proves it).

@@ -156,7 +156,7 @@ def test_dockerfile_starts_and_probes_the_same_node() -> None:
 
 
 def make_targets() -> set[str]:
-    return set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    return set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
 
 def test_every_make_target_is_explained() -> None:
@@ -166,7 +166,7 @@ def test_every_make_target_is_explained() -> None:
 
 @pytest.mark.parametrize("file", ["README.md", "CONTRIBUTING.md"])
 def test_documented_commands_exist(file: str) -> None:
-    named = set(re.findall(r"\bmake ([a-z]+)", "\n".join(re.findall(r"`[^`]+`", (ROOT / file).read_text()))))
+    named = set(re.findall(r"\bmake ([a-z-]+)", "\n".join(re.findall(r"`[^`]+`", (ROOT / file).read_text()))))
     assert "test" in named
     assert named <= make_targets()
 
