@@ -16,7 +16,7 @@ from trio.testing import MockClock
 
 from protocols import limits, wire
 from protocols.messages import Ack, Aggregate, AnyMessage, AskHead, HeadIs, Input, Ping, Registered, Settled
-from protocols.transport import Unreachable
+from protocols.transport import LinkDown, Unreachable
 from sampling.peers import PeerId, Round
 from verify.digest import digest_of
 from verify.standing import OffenceKind
@@ -83,12 +83,13 @@ async def test_the_flooding_peers_link_is_closed(
     members = await found(swarm, 3)
     stranger, victim = await make_stranger(swarm), members[0]
     await stranger.join(victim.peer)
-    for _ in range(20):
-        async with trio.open_nursery() as volley:
-            for _ in range(15):
-                volley.start_soon(stranger.say, victim.peer, Settled(invented(1, stranger.peer)), 1.0)
-    await trio.sleep(0.5)
-    assert stranger.peer not in victim.node.parts.desk.transport.peers()
+    async with victim.node.parts.desk.transport.links() as changes:
+        for _ in range(20):
+            async with trio.open_nursery() as volley:
+                for _ in range(15):
+                    volley.start_soon(stranger.say, victim.peer, Settled(invented(1, stranger.peer)), 1.0)
+        seen = [changes.receive_nowait() for _ in range(changes.statistics().current_buffer_used)]
+    assert LinkDown(stranger.peer) in seen
     assert (stranger.peer, OffenceKind.FLOOD) in victim.offences()
 
 
