@@ -131,7 +131,8 @@ class Daemon:
                     f"{task} makes models of {worker.model_bytes} bytes here, those of the run have "
                     f"{manifest.model_bytes}: install the version of the task that the run was made with"
                 )
-            yield self._make_node(signed, worker)
+            journal = Journal(self._home.state, State)
+            yield self._make_node(signed, worker, journal, await self._remembered(journal))
 
     @asynccontextmanager
     async def _open_worker(self, learner: LearnerConfig, task: str) -> AsyncIterator[WorkerLearner]:
@@ -189,10 +190,19 @@ class Daemon:
             device=config.device,
         )
 
-    def _make_node(self, signed: SignedManifest, worker: WorkerLearner) -> Node:
+    async def _remembered(self, journal: Journal[State]) -> State:
+        """The latest state; with the model of the one before if its own is damaged: peers may not have that either."""
+        states = list(journal.intact()) or [State()]
+        for state in states:
+            if state.held is not None:
+                await self._blobs.prove(state.held.model)
+                if state.held.model in self._blobs:
+                    return msgspec.structs.replace(states[0], held=state.held)
+        return states[0]
+
+    def _make_node(self, signed: SignedManifest, worker: WorkerLearner, journal: Journal[State], state: State) -> Node:
         assert self._transport is not None
         config = self._config
-        journal = Journal(self._home.state, State)
         run = Run(
             run_id=signed.run,
             manifest=present(signed),
@@ -201,7 +211,6 @@ class Daemon:
             bootstrap=config.peers,
             evaluate_every=config.evaluate_every,
         )
-        state = journal.load() or State()
 
         async def save(state: State) -> None:
             if state.held is not None and state.held.model in self._blobs:

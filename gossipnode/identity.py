@@ -1,7 +1,8 @@
 """Who this node is: one Ed25519 key in a PKCS#8 PEM file that only its owner may read.
 
 The key is the peer id, so losing the file loses the node's place in the swarm, and two nodes with one file are one
-equivocating peer. It is created once, whole, and never overwritten. The key of a private network is read under the same
+equivocating peer. It is created once, whole, and never overwritten. Below the key it names the peer: any 32 bytes are a
+key, so without that a flipped bit would make another peer of us. The key of a private network is read under the same
 rules, from libp2p's own file format.
 """
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from sampling.peers import PeerId
 
 _SWARM_KEY: Final = re.compile(rb"\s*/key/swarm/psk/1\.0\.0/\s+/base16/\s+([0-9a-fA-F]{64})\s*")
+_PEER: Final = re.compile(rb"^peer (.*)$", re.MULTILINE)
 _REMEDY: Final = "restore it from a copy, or remove it to become a new peer"
 
 
@@ -63,14 +65,18 @@ def load_identity(path: Path) -> Identity:
         raise OperatorError(f"the identity {path} is not a private key in PEM; {_REMEDY}") from error
     if not isinstance(key, Ed25519PrivateKey):
         raise OperatorError(f"the identity {path} is not an Ed25519 key; {_REMEDY}")
-    return Identity.of(key)
+    identity = Identity.of(key)
+    if (named := _PEER.search(pem)) is not None and named[1].decode("ascii", "replace").strip() != identity.peer:
+        raise OperatorError(f"the identity {path} is damaged: its key is not that of the peer it names; {_REMEDY}")
+    return identity
 
 
 def create_identity(path: Path) -> Identity:
     """A new key, durable on disk with mode 0600. Raises OperatorError, also if the file exists."""
     key = Ed25519PrivateKey.generate()
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     try:
-        create_whole(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), mode=0o600)
+        create_whole(path, pem + f"peer {Identity.of(key).peer}\n".encode(), mode=0o600)
     except FileExistsError as error:
         raise OperatorError(f"the identity {path} exists already; it is never overwritten") from error
     except OSError as error:

@@ -21,6 +21,7 @@ from gossipnode.files import write_whole
 from verify.digest import DIGEST_BYTES, digest_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -44,14 +45,17 @@ class Journal(Generic[T]):
 
     def load(self) -> T | None:
         """The latest intact state, or None if there is none. Blocks briefly; sets damaged copies aside."""
+        return next(iter(self.intact()), None)
+
+    def intact(self) -> Iterator[T]:
+        """The states that are intact, latest first. As `load`, as far as it is read."""
         for number, path in sorted(self._copies(), reverse=True):
             try:
-                return self._decode(number, path.read_bytes())
+                yield self._decode(number, path.read_bytes())
             except (OSError, ValueError) as error:  # ValueError: ours below, and msgspec's
                 _log.warning("%s is damaged (%s); set aside, using the state before it", path, error)
                 with contextlib.suppress(OSError):
                     os.replace(path, path.with_name(path.name + ".bad"))
-        return None
 
     async def save(self, state: T) -> None:
         """Durable when it returns. Raises OSError, and then the former states are still there."""
