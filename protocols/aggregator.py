@@ -256,28 +256,12 @@ class Aggregator:
         if sender not in committee or self._parts.desk.me not in proposal.committee:
             return Refused(f"not the committee of round {proposal.round} as I see it")
         try:
-            await self._obtain_all(sender, proposal.inputs)
+            await self._parts.exchange.obtain_all((each.model, [each.trainer, sender]) for each in proposal.inputs)
             aggregate = await self._mean(proposal.round, proposal.parent, proposal.inputs, proposal.committee)
         except (NotFetched, StoreFull, Unfit, LearnerError) as error:
             return Refused(f"cannot recompute: {error}"[: limits.DETAIL_CHARS])
         self._nursery.start_soon(self._vouch, aggregate)
         return Computed(aggregate.model)
-
-    async def _obtain_all(self, proposer: PeerId, inputs: tuple[Input, ...]) -> None:
-        """Raises NotFetched, StoreFull."""
-        failures: list[NotFetched | StoreFull] = []
-
-        async def obtain(each: Input) -> None:
-            try:
-                await self._parts.exchange.obtain(each.model, [each.trainer, proposer])
-            except (NotFetched, StoreFull) as error:
-                failures.append(error)
-
-        async with trio.open_nursery() as nursery:
-            for each in inputs:
-                nursery.start_soon(obtain, each)
-        if failures:
-            raise failures[0]
 
     # -- telling ------------------------------------------------------------------------------------------------------
 

@@ -59,6 +59,22 @@ class ModelExchange:
                 return await self._first(digest, sources)
             await done.wait()
 
+    async def obtain_all(self, wanted: Iterable[tuple[Digest, Sequence[PeerId]]]) -> None:
+        """Each from its own sources, all at once. Raises NotFetched, StoreFull."""
+        failures: list[NotFetched | StoreFull] = []
+
+        async def obtain(digest: Digest, sources: Sequence[PeerId]) -> None:
+            try:
+                await self.obtain(digest, sources)
+            except (NotFetched, StoreFull) as error:
+                failures.append(error)
+
+        async with trio.open_nursery() as nursery:
+            for digest, sources in wanted:
+                nursery.start_soon(obtain, digest, sources)
+        if failures:
+            raise failures[0]
+
     async def _first(self, digest: Digest, sources: Sequence[PeerId]) -> None:
         done = self._under_way[digest] = trio.Event()
         try:

@@ -20,9 +20,10 @@ import trio
 from protocols import limits
 from protocols.bell import Bell
 from protocols.blobs import Blobs, StoreFull
+from protocols.collection import weights
 from protocols.desk import Desk
 from protocols.exchange import ModelExchange, NotFetched
-from protocols.learner import Learner, Unfit
+from protocols.learner import Learner, LearnerError, Unfit
 from protocols.manifest import Manifest
 from protocols.membership import Membership
 from protocols.messages import Aggregate, AskHead, HeadIs
@@ -247,7 +248,22 @@ class Head:
     async def _obtain(self, aggregate: Aggregate) -> None:
         if aggregate.round == 0 and await self._parts.learner.initial() == aggregate.model:
             return
-        await self._parts.exchange.obtain(aggregate.model, self._sources(aggregate))
+        try:
+            await self._parts.exchange.obtain(aggregate.model, self._sources(aggregate))
+        except NotFetched:
+            if not await self._remade(aggregate):
+                raise
+
+    async def _remade(self, aggregate: Aggregate) -> bool:
+        """It died with its makers, or they keep it to themselves: those who trained still hold what it was made of."""
+        wanted = [(each.model, [each.trainer]) for each in aggregate.inputs]
+        try:
+            await self._parts.exchange.obtain_all(wanted)
+            models = [each.model for each in aggregate.inputs]
+            return await self._parts.learner.merge(models, weights(aggregate.inputs)) == aggregate.model
+        except (NotFetched, StoreFull, Unfit, LearnerError) as error:
+            log.info("the model of round %d cannot be made again: %s", aggregate.round, error)
+            return False
 
     def _sources(self, aggregate: Aggregate) -> Sequence[PeerId]:
         """Those who made it, then anyone in random order, so that the load spreads, then those who train from it."""

@@ -39,6 +39,7 @@ from sampling.peers import PeerId, Round
 log = logging.getLogger(__name__)
 
 FIRST_ROUND_S = 5.0  # patience with a round before any has been measured; what it makes us repeat is cheap
+LOOKS = 4  # in the shortest time of a round, at who is here before the first
 STALL = 3  # learned round deadlines without news before a node asks around and takes the round up itself
 
 
@@ -193,9 +194,12 @@ class Modest:
     async def _enough_peers(self) -> None:
         """The first round waits for the peers that the manifest wants to see."""
         needed = max(1, self._parts.manifest.start_peers)
-
-        while self.head.known.round == 0 and not self._here(needed):  # noqa: ASYNC110
-            await trio.sleep(self._settling.floor_s / 4)
+        looks = 0
+        while self.head.known.round == 0 and not self._here(needed):
+            await trio.sleep(self._settling.floor_s / LOOKS)
+            looks += 1
+            if looks % LOOKS == 0:  # the run may have begun, or even ended, with more peers than are here now
+                await self.head.catch_up()
 
     def _here(self, needed: int) -> bool:
         known = len(self._parts.membership.view) >= needed  # costs nothing, and who is not known is no candidate

@@ -90,7 +90,7 @@ class Trainer:
     async def _train(self, assignment: Assignment) -> None:
         try:
             trained = await self._update(assignment.parent, assignment.round)
-        except (NotFetched, StoreFull, Unfit) as error:
+        except (StoreFull, Unfit) as error:
             log.warning("round %d: not trained: %s", assignment.round, error)
         except LearnerError as error:
             self.failure = str(error)
@@ -117,7 +117,7 @@ class Trainer:
             return self._last[1]
         self.training = True
         try:
-            await self._head.hold(parent)
+            await self._hold(parent)
             seed = self._parts.rng.getrandbits(63)
             trained = await self._parts.learner.train(parent.model, round, seed=seed)
         finally:
@@ -125,6 +125,15 @@ class Trainer:
         self._last, self.last_loss = (parent, trained), trained.loss
         self._parts.exchange.keep("trained", [trained.model])
         return trained
+
+    async def _hold(self, parent: Aggregate) -> None:
+        """Whoever has it may come back: ask until it is here, or the run goes on without it."""
+        while True:
+            try:
+                return await self._head.hold(parent)
+            except NotFetched as error:
+                log.warning("round %d: not trained yet: %s", parent.round + 1, error)
+            await trio.sleep(self._settling.floor_s)
 
     async def _hand_in(self, assignment: Assignment, trained: Trained) -> None:
         round, aggregators = assignment.round, self._parts.manifest.modest.aggregators

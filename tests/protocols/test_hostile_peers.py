@@ -129,3 +129,26 @@ async def test_passing_over_costs_a_few_rounds_time(autojump_clock: MockClock, m
     began = trio.current_time()
     await swarm.until_round(26)
     assert trio.current_time() - began < 10 * usual_s
+
+
+async def test_a_model_that_its_aggregator_never_gives_out_is_made_again(
+    autojump_clock: MockClock, make_swarm: MakeSwarm
+) -> None:
+    """Or that died with it: those who trained still hold what it was made of."""
+    swarm = make_swarm(trainers=3, start_peers=6, rounds=6)
+    await founded(swarm, 6)
+    (miser,) = swarm.aggregators(3)
+    mine = {each.peer for each in swarm.alive()} - {miser.peer}
+    size, merge, hidden = miser.blobs.size, miser.learner.merge, set()
+
+    async def merge_and_hide(models: Any, weights: Any) -> Digest:  # noqa: ANN401
+        merged = await merge(models, weights)
+        hidden.add(merged)
+        return merged
+
+    miser.learner.merge = merge_and_hide
+    miser.blobs.size = lambda digest: None if digest in hidden else size(digest)
+    assert mine
+    last = await swarm.until_finished(300.0)
+    assert last.round == 6
+    assert [aggregate.round for aggregate in swarm.believed] == list(range(1, 7))  # nobody went back

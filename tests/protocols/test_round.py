@@ -311,3 +311,17 @@ async def test_a_restarted_swarm_resumes(autojump_clock: MockClock, make_swarm: 
     assert (await swarm.until_finished(2000.0)).round == 12
     for member in fresh:  # what was over before the crash is not history of this life
         assert all(entry.round > resumed[member.peer] for entry in member.node.history)
+
+
+async def test_a_newcomer_to_what_is_left_of_a_swarm_learns_of_its_last_model(
+    autojump_clock: MockClock, make_swarm: MakeSwarm
+) -> None:
+    """Fewer are left than the first round had to wait for."""
+    swarm = make_swarm(trainers=2, start_peers=4, rounds=3)
+    await swarm.start(4)
+    last = await swarm.until_finished()
+    for member in swarm.members[2:]:
+        await member.node.leave()
+        swarm.crash(member)
+    await swarm.start(1)
+    assert await swarm.until_finished(100.0) == last
