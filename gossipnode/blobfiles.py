@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from gossipnode.errors import reason
 from gossipnode.files import sync_directory, write_whole
 from gossipnode.ledger import Arrival
 from protocols.blobs import StoreFull
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_SHORT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR})
 _FREED_BESIDE_BYTES: Final = 16 * MIB
 _serial: Final = itertools.count()
 _HEX: Final = re.compile(r"[0-9a-f]{64}")
@@ -54,10 +56,12 @@ def tidy(directory: Path) -> list[tuple[Digest, int]]:
 
 
 def read_checked(path: Path, digest: Digest) -> bytes | None:
-    """The blob, or None if it is gone, unreadable or not what its name says."""
+    """The blob, or None if it is gone, unreadable or not what its name says. Raises OSError for a shortage of ours."""
     try:
         data = path.read_bytes()
-    except OSError:
+    except OSError as error:
+        if is_shortage(error):
+            raise
         return None
     return data if digest_of(data) == digest else None
 
@@ -120,11 +124,15 @@ def evict(path: Path, size: int) -> None:
 
 
 @contextlib.contextmanager
-def full_disk() -> Iterator[None]:
-    """An OSError that means "no space" becomes StoreFull; any other stays what it is."""
+def failing_disk() -> Iterator[None]:
+    """Whatever keeps us from writing becomes StoreFull: no disk may end the daemon."""
     try:
         yield
     except OSError as error:
-        if error.errno not in _FULL:
-            raise
-        raise StoreFull(f"the disk is full: {error.strerror}") from error
+        what = "the disk is full" if error.errno in _FULL else "the disk does not take it"
+        raise StoreFull(f"{what}: {reason(error)}") from error
+
+
+def is_shortage(error: OSError) -> bool:
+    """Of our own means: it says nothing about the file, which must not be taken for damaged."""
+    return error.errno in _SHORT

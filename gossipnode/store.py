@@ -9,6 +9,7 @@ writes in threads; the event loop itself only does `read` (of an open file), `ad
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 from collections import Counter, OrderedDict
@@ -76,6 +77,8 @@ class FileBlobs:
         self._partials: Final = directory / "partial"
         self._ledger: Final = Ledger(max_bytes)
         self._sizes: dict[Digest, int] = {}  # of the whole ones
+        self._since: dict[Digest, int] = {}  # which of all that were settled the file is: another may take its place
+        self._settled: Final = itertools.count()
         self._unproved: set[Digest] = set()  # those of a former process that were not hashed again yet
         self._arrivals: dict[Digest, Arrival] = {}
         self._left_over: set[Digest] = set()  # partial files of a former process, not hashed again yet
@@ -124,8 +127,9 @@ class FileBlobs:
         try:
             return os.pread(self._descriptor(digest), length, offset)
         except OSError as error:
-            _log.warning("blob %s cannot be read (%s); removed", short(digest), error.strerror)
-            self._remove(digest)
+            if not blobfiles.is_shortage(error):
+                _log.warning("blob %s cannot be read (%s); removed", short(digest), error.strerror)
+                self._remove(digest)
             return b""
 
     def pin(self, digests: Iterable[Digest]) -> None:
@@ -147,7 +151,7 @@ class FileBlobs:
             self._ledger.touch(digest)
             return digest
         self._claim(digest, len(data))
-        with self._held(digest), blobfiles.full_disk():
+        with self._held(digest), blobfiles.failing_disk():
             await trio.to_thread.run_sync(lambda: write_whole(self.path(digest), data, durable=False))
             self._settle(digest, len(data))
         return digest
@@ -156,7 +160,13 @@ class FileBlobs:
         if digest not in self._sizes:
             raise KeyError(digest)
         self._ledger.touch(digest)
-        data = await trio.to_thread.run_sync(blobfiles.read_checked, self.path(digest), digest)
+        since = self._since[digest]
+        try:
+            data = await trio.to_thread.run_sync(blobfiles.read_checked, self.path(digest), digest)
+        except OSError as error:
+            raise KeyError(digest) from error
+        if data is None and self._since.get(digest, since) != since:
+            return await self.get(digest)  # what was read is not what lies there by now
         if data is None:
             _log.warning("blob %s is damaged or gone on disk; removed", short(digest))
             self._remove(digest)
@@ -166,13 +176,13 @@ class FileBlobs:
 
     def adopt(self, digest: Digest) -> None:
         """Count a file that the compute worker wrote as `path(digest)`. Raises KeyError if there is none, StoreFull."""
-        self._unproved.discard(digest)
-        if digest in self._sizes:
+        if digest in self._sizes and digest not in self._unproved:
             self._ledger.touch(digest)
             return
+        self._unproved.discard(digest)
         try:
             size = self.path(digest).stat().st_size
-        except FileNotFoundError as error:
+        except OSError as error:
             raise KeyError(digest) from error
         try:
             self._claim(digest, size)
@@ -217,7 +227,7 @@ class FileBlobs:
         if self._arrivals.get(digest) is not arrival:
             raise given_up(digest)
         self._ledger.touch(digest)
-        with blobfiles.full_disk():
+        with blobfiles.failing_disk():
             await trio.to_thread.run_sync(blobfiles.append, self._partial(digest), arrival, data)
         if digest not in self._arrivals:  # settled or given up while we wrote
             blobfiles.remove(self._partial(digest))
@@ -230,7 +240,7 @@ class FileBlobs:
         if arrival.hash.digest() != digest:
             self._discard(digest, arrival)
             return False
-        with self._held(digest), blobfiles.full_disk():
+        with self._held(digest), blobfiles.failing_disk():
             await trio.to_thread.run_sync(blobfiles.promote, self._partial(digest), self.path(digest))
             self._settle(digest, arrival.size)
         return True
@@ -251,17 +261,23 @@ class FileBlobs:
 
     def _settle(self, digest: Digest, size: int) -> None:
         self._forget_arrival(digest)
+        self._close(digest)  # of what lay there before
         self._sizes[digest] = size
+        self._since[digest] = next(self._settled)
         self._ledger.enter(digest, size)
 
     def _remove(self, digest: Digest) -> None:
         self._unproved.discard(digest)
         self._forget_arrival(digest)
         self._ledger.release(digest)
-        if (descriptor := self._open.pop(digest, None)) is not None:
-            os.close(descriptor)
+        self._since.pop(digest, None)
+        self._close(digest)
         if (size := self._sizes.pop(digest, None)) is not None:
             blobfiles.evict(self.path(digest), size)
+
+    def _close(self, digest: Digest) -> None:
+        if (descriptor := self._open.pop(digest, None)) is not None:
+            os.close(descriptor)
 
     def _forget_arrival(self, digest: Digest) -> None:
         self._in_hands.pop(digest, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from gossipnode.errors import OperatorError
 from gossipnode.ledger import Arrival
 from gossipnode.store import FileBlobs
 from protocols.blobs import StoreFull
-from verify.digest import digest_of
+from verify.digest import Digest, digest_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -232,3 +233,53 @@ async def test_cancelling_a_put_leaves_no_claim(tmp_path: Path) -> None:
 def test_write_blob_twice_is_one_file(tmp_path: Path) -> None:
     assert write_blob(tmp_path, ABC) == write_blob(tmp_path, memoryview(ABC))
     assert len(list(tmp_path.iterdir())) == 1
+
+
+async def test_a_worker_writes_over_what_is_torn_to_another_size(tmp_path: Path) -> None:
+    first = FileBlobs(tmp_path, 100)
+    digest = await first.put(ABC)
+    first.path(digest).write_bytes(b"abc")
+    store = FileBlobs(tmp_path, 100)
+    assert store.read(digest, 0, 10) == b"abc"  # its descriptor is open now
+    store.adopt(write_blob(store.blobs, ABC))
+    assert store.size(digest) == 10  # another size would be held against us
+    assert store.held_bytes == 10
+    assert store.read(digest, 0, 10) == ABC
+
+
+async def test_a_blob_made_anew_while_the_torn_one_is_read_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = FileBlobs(tmp_path, 100)
+    digest = await first.put(ABC)
+    first.path(digest).write_bytes(bytes(10))
+    store = FileBlobs(tmp_path, 100)
+    read = blobfiles.read_checked
+
+    def overtaken(path: Path, wanted: Digest) -> bytes | None:
+        found = read(path, wanted)
+        if found is None:
+            trio.from_thread.run_sync(store.adopt, write_blob(store.blobs, ABC))
+        return found
+
+    monkeypatch.setattr(blobfiles, "read_checked", overtaken)
+    await store.prove(digest)
+    assert digest in store
+    assert store.read(digest, 0, 10) == ABC
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE])
+async def test_too_many_open_files_are_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    store = FileBlobs(tmp_path, 100)
+    digest = await store.put(ABC)
+
+    def short(*_: object) -> int:
+        raise OSError(code, os.strerror(code))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", short)
+        patch.setattr("pathlib.Path.read_bytes", short)
+        assert store.read(digest, 0, 10) == b""
+        with pytest.raises(KeyError):
+            await store.get(digest)
+    assert await store.get(digest) == ABC
