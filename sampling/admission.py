@@ -22,12 +22,13 @@ class Rules:
         return self.allow is None or peer in self.allow
 
     def eligible(self, registration: Registration, last_active: Round, round: Round) -> bool:
-        """May this peer be in the committee of `round`? Founders (round 0) do not wait out the delay."""
-        settled = registration.round == 0 or registration.round + self.delay_rounds <= round
+        """May this peer be in the committee of `round`? Founders (round 0) do not wait out the delay, nor does who
+        registered later than `round`: a run that lost its newest models goes back, with the members that it has."""
+        waits = 0 < registration.round <= round < registration.round + self.delay_rounds
         return (
             registration.present
             and Role.TRAINER in registration.roles
             and self.admits(registration.peer)
-            and settled
+            and not waits
             and last_active >= round - self.activity_window
         )

@@ -38,6 +38,11 @@ def test_a_newcomer_waits_out_the_delay(at: int, is_eligible: bool) -> None:
     assert eligible(Rules(delay_rounds=5), registered(10), at=at) == is_eligible
 
 
+def test_a_run_that_goes_back_behind_its_members_registrations_keeps_them() -> None:
+    assert eligible(Rules(), registered(10), at=1)
+    assert eligible(Rules(delay_rounds=5), registered(10), at=9)
+
+
 def test_founders_do_not_wait() -> None:
     assert eligible(Rules(delay_rounds=5), registered(0), at=1)
 
