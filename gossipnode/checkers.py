@@ -147,7 +147,13 @@ class Quorum:
         makers = [nodes[peer] for peer in aggregate.aggregators if peer in nodes]
         if not makers:
             return min(2, living)
-        return min(2, *(len(seen.node.parts.sampler.candidates(aggregate.round)) for seen in makers))
+        return min(2, *(self._candidates(seen.node, aggregate.round) for seen in makers))
+
+    def _candidates(self, node: Node, round: Round) -> int:
+        """Without those that may have joined only after the round was made: looks come a moment late."""
+        view = node.parts.membership.view
+        records = [view.registration(peer) for peer in node.parts.sampler.candidates(round)]
+        return sum(record is not None and record.round < max(1, round - 1) for record in records)
 
 
 class Forward:

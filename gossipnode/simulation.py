@@ -204,14 +204,13 @@ class Swarm:
             for member in self.members
             if member.alive and not member.frozen
         ]
-        lives = [life.transport for member in self.members for life in member.lives]
         world = World(
             now_s=trio.current_time(),
             calm_since_s=self._faults.calm_since,
             nodes=seen,
             names={member.peer: member.name for member in self.members},
             news=news,
-            unaccounted_bytes=self.network.unaccounted(lives),
+            unaccounted_bytes=self.network.unaccounted(),
         )
         self._checks.look(world)
 

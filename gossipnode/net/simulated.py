@@ -8,7 +8,7 @@ Invariant: no fault is announced to anyone; nodes find out as they would on a re
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from typing import Protocol
 
@@ -130,6 +130,7 @@ class SimulatedNetwork:
         self._topics = Topics()
         self._nodes: dict[PeerId, SimulatedTransport] = {}  # the newest of each name, dead or alive
         self._narrowness: dict[PeerId, float] = {}
+        self._past: list[Host] = []  # of those that have restarted
         self._ports: list[PeerId] = []  # a peer keeps its port when it restarts
 
     @property
@@ -137,9 +138,9 @@ class SimulatedNetwork:
         """Packets delivered since the start."""
         return self._wire.deliveries
 
-    def unaccounted(self, lives: Iterable[SimulatedTransport]) -> int:
-        """Bytes sent that were neither received nor lost and are not under way. `lives`: all transports ever."""
-        hosts, wire = [life.endpoint.host for life in lives], self._wire
+    def unaccounted(self) -> int:
+        """Bytes sent that were neither received nor lost and are not under way."""
+        hosts, wire = [*self._past, *(node.endpoint.host for node in self._nodes.values())], self._wire
         sent = sum(host.sent for host in hosts) - wire.modelled_sent
         received = sum(host.received for host in hosts) - wire.modelled_received
         waiting = sum(packet.size for host in hosts for packet in host.inbox)
@@ -156,6 +157,8 @@ class SimulatedNetwork:
         node = SimulatedTransport(
             self._endpoint(peer), self._topics, await self._nursery.start(_hold_tasks), on_fault or _no_concern
         )
+        if peer in self._nodes:
+            self._past.append(self._nodes[peer].endpoint.host)
         self._nodes[peer] = node
         try:
             yield node

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import trio
 
+from gossipnode.checkers import Belief, Checks, Finding, Seen, World, all_checkers
 from gossipnode.memoryblobs import MemoryBlobs
 from gossipnode.net.simulated import Conditions, SimulatedNetwork, simulate_network
 from gossipnode.node import Node, Run, State
@@ -269,6 +270,12 @@ class Swarm:
         self.manifest = Manifest(name="toy", protocol="modest", task="digits", modest=modest, **settings | tables)
         self.run_id = run_id(self.manifest)
         self.believed: list[Aggregate] = []
+        self.checks = Checks(all_checkers(progress_s=600.0))
+        self.liars: set[PeerId] = set()  # what they believe, and what is held against them, is no finding
+        self.convicted: frozenset[Digest] = frozenset()
+        self.disturbed_s = 0.0  # when a test last did something that a node cannot help
+        self._last_known: dict[tuple[PeerId, int], Aggregate] = {}
+        self._checked_s = -1.0
 
     async def start(
         self, count: int = 1, *, roles: Sequence[Role] = (Role.TRAINER,), **learner: object
@@ -335,6 +342,7 @@ class Swarm:
                 await node.run()
 
     def crash(self, *members: Member) -> None:
+        self.disturbed_s = trio.current_time()
         for member in members:
             self.network.crash(member.peer)
             member.scope.cancel()
@@ -388,6 +396,32 @@ class Swarm:
             if member.round > 0 and member.head.known not in self.believed:
                 self.believed.append(member.head.known)
 
+        self.check()
+
+    def check(self) -> None:
+        """Once a virtual second."""
+        if trio.current_time() >= self._checked_s + 1.0:
+            self._checked_s = trio.current_time()
+            self.checks.look(self.world())
+
+    def world(self) -> World:
+        honest = [member for member in self.alive() if member.peer not in self.liars]
+        return World(
+            now_s=trio.current_time(),
+            calm_since_s=self.disturbed_s,
+            nodes=[Seen(str(member.index), member.node, member.blobs, id(member.node)) for member in honest],
+            names={member.peer: str(member.index) for member in self.members if member.peer not in self.liars},
+            news=[belief for member in honest for belief in self._news(member)],
+            unaccounted_bytes=self.network.unaccounted(),
+            convicted=self.convicted,
+        )
+
+    def _news(self, member: Member) -> Iterator[Belief]:
+        life, known = (member.peer, id(member.node)), member.head.known
+        if self._last_known.setdefault(life, known) != known:
+            self._last_known[life] = known
+            yield Belief(str(member.index), known, trio.current_time())
+
     def settled(self, round: int) -> Aggregate:
         """The one aggregate of that round; two would be a fork."""
         (found,) = [aggregate for aggregate in self.believed if aggregate.round == round]
@@ -406,15 +440,22 @@ def signer_of(index: int) -> Signer:
 MakeSwarm = Callable[..., Swarm]
 
 
+def assert_nothing_found(findings: Sequence[Finding]) -> None:
+    assert not findings, "\n".join(map(str, findings))
+
+
 @pytest.fixture
 async def make_swarm() -> AsyncIterator[MakeSwarm]:
     """`make_swarm(trainers=3, ...)`: settings of modest by name, and other tables of the manifest. For virtual time the
     test itself must ask for `autojump_clock`."""
     async with simulate_network(Conditions(delay=0.02), seed=1) as network, trio.open_nursery() as nursery:
+        swarms: list[Swarm] = []
 
         def make(**settings: Any) -> Swarm:  # noqa: ANN401 - each setting has its own type
             modest = {name: settings.pop(name) for name in list(settings) if name in Modest.__struct_fields__}
-            return Swarm(network, nursery, Modest(**modest), **settings)
+            swarms.append(Swarm(network, nursery, Modest(**modest), **settings))
+            return swarms[-1]
 
         yield make
+        assert_nothing_found([finding for swarm in swarms for finding in swarm.checks.findings])
         nursery.cancel_scope.cancel()

@@ -228,6 +228,7 @@ async def test_a_model_that_is_not_finite_is_its_senders_offence(
     await founded(swarm, 6, train_s=3.0)
     (aggregator,) = swarm.aggregators(1)
     mad = next(member for member in swarm.trainers(1) if member is not aggregator)
+    swarm.liars.add(mad.peer)
     mad.learner.poison, mad.learner.train_s = True, 1.0  # and it is the first to be done
     last = await swarm.until_finished(2000.0)
     assert not [each for each in swarm.believed if mad.peer in inputs(each)]
@@ -258,6 +259,7 @@ async def test_forged_news_of_a_far_future_head_is_ignored(
     await founded(swarm, 5)
     await swarm.until_round(2)
     liar, *honest = swarm.alive()
+    swarm.liars.add(liar.peer)
     desk, membership = liar.node.parts.desk, liar.node.parts.membership
     membership.round = Round(2**40)  # it says that it is active in a round far ahead, in all that it sends and signs
     membership.prepare()
