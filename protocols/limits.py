@@ -18,6 +18,17 @@ CHUNK_BYTES: Final = MIB  # one read or write of a bulk stream: 1 MiB writes wer
 # -- one peer -----------------------------------------------------------------------------------------------------
 PEER_CHARS: Final = 64  # a peer id as text; those of Ed25519 keys have 52
 LINKS: Final = 256  # open connections; each costs about 1 MB and a dozen tasks
+LINKS_KEPT: Final = 64  # beyond them, those that nothing has been asked over for LINK_IDLE_S are closed
+LINK_IDLE_S: Final = 60.0  # committees change faster, and a peer that wants the link dials again
+LINKS_CROWDED: Final = (
+    3 * LINKS // 4
+)  # from here on idle links give way after LINK_IDLE_CROWDED_S: newcomers need places
+LINK_IDLE_CROWDED_S: Final = 10.0
+ACCEPTS_PER_HOST_PER_S: Final = 20  # sockets taken from one address, sustained; a handshake costs five milliseconds
+ACCEPTS_PER_S: Final = 100  # sockets taken, sustained, all addresses together
+ACCEPTS_BURST_S: Final = 10.0  # a whole swarm on one machine starts at once
+STREAMS_PER_PEER_PER_S: Final = 400  # opened by one peer: a question, a fetch or a gossip stream each
+GOSSIP_PER_LINK_PER_S: Final = 500  # messages read from one neighbour; a faster one is read no faster
 INBOUND_REQUESTS_PER_PEER: Final = 16  # being answered at once; honest peers ask two or three
 INBOUND_REQUESTS: Final = 256  # being answered at once, all peers together
 INBOUND_FETCHES_PER_PEER: Final = 4  # bulk streams served to one peer at once
@@ -29,9 +40,9 @@ ACTS_PER_S: Final = 500  # sustained, all peers together: a committee of the lar
 ACTS_BURST_S: Final = 2.0  # a quiet peer may ask so many seconds' worth at once, and all together too
 FLOODS_PER_S: Final = 5  # offences of one peer, whatever they weigh, that are borne before its link is closed
 FLOODS_BURST_S: Final = 20.0  # a hundred at once: an honest peer that is badly behind does less
-GOSSIP_PER_PEER_PER_S: Final = 20  # messages that one peer may originate: two a round of 0.1 s that it aggregates
+GOSSIP_PER_PEER_PER_S: Final = 50  # messages that one peer may originate: two a round of 0.1 s that it aggregates
 GOSSIP_PER_S: Final = 300  # messages heard, all originators together: more than a real mesh carries on two cores
-GOSSIP_BURST_S: Final = 5.0  # a swarm that joins all at once says so at once
+GOSSIP_BURST_S: Final = 6.0  # a swarm that joins all at once says so at once
 GOSSIP_QUEUE: Final = 256  # undelivered gossip a topic; beyond it the oldest is dropped and counted
 LINK_EVENT_QUEUE: Final = 1024  # LinkUp / LinkDown not yet read; four times LINKS
 

@@ -51,6 +51,11 @@ class Bucket:
     def put_back(self) -> None:
         self._tokens += 1.0
 
+    def owe(self, amount: float, now: float) -> float:
+        """Take it, also on credit: the seconds until that is paid, for who can wait instead of being refused."""
+        self._tokens = self.left(now) - amount
+        return max(0.0, -self._tokens / self._per_s)
+
 
 class Rates(Generic[K]):
     """`per_s` sustained and `burst` at once for each key; `total_per_s` for all, with a burst of as many seconds."""

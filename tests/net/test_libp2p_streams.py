@@ -11,9 +11,10 @@ from libp2p.abc import INetStream
 
 from gossipnode.net.libp2p import addresses, bulk, questions
 from gossipnode.net.libp2p.guards import BROKEN
-from gossipnode.net.libp2p.questions import Admission, Rate
+from gossipnode.net.libp2p.questions import Admission
 from gossipnode.net.libp2p.transport import Libp2pTransport, open_libp2p
 from protocols import limits
+from protocols.rates import Rates
 from protocols.transport import NoAnswer, NotHeld
 from sampling.peers import PeerId
 from verify.digest import Digest, digest_of
@@ -84,22 +85,15 @@ def test_admission_counts_a_peers_and_everybodys() -> None:
         assert again
 
 
-def test_a_rate_allows_a_seconds_worth_and_then_its_pace() -> None:
-    rate = Rate(10)
-    assert [rate.take(A, 0.0) for _ in range(11)] == [True] * 10 + [False]
-    assert rate.take(B, 0.0)
-    assert [rate.take(A, 0.1), rate.take(A, 0.1)] == [True, False]
-    assert sum(rate.take(A, 100.0) for _ in range(20)) == 10
-
-
 # -- questions ----------------------------------------------------------------------------------------------------
 
 
 async def test_a_flood_of_questions_is_cut_and_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     faults: list[tuple[PeerId | None, str]] = []
     async with pair(on_fault=lambda peer, kind: faults.append((peer, kind))) as (asker, other):
-        other._questions._rate = Rate(3)
-        other._questions._rate.take = lambda peer, now: Rate.take(other._questions._rate, peer, 0.0)  # type: ignore[method-assign]
+        rates = Rates[PeerId](3, 100, remembered=10)
+        monkeypatch.setattr(other._questions, "_rates", rates)
+        monkeypatch.setattr(rates, "take", lambda peer, now: Rates.take(rates, peer, 0.0))
         for i in range(3):
             assert await asker.request(other.me, b"%d" % i, timeout_s=5) == b"%d" % i
         with pytest.raises(NoAnswer, match="broke off"):

@@ -15,6 +15,13 @@ def test_a_bucket_grants_a_burst_and_then_its_pace() -> None:
     assert sum(bucket.take(100.0) for _ in range(30)) == 20
 
 
+def test_who_can_wait_is_told_how_long() -> None:
+    bucket = Bucket(10.0, 20.0, now=0.0)
+    assert bucket.owe(20.0, 0.0) == 0.0
+    assert bucket.owe(5.0, 0.0) == 0.5
+    assert bucket.owe(5.0, 0.5) == 0.5
+
+
 def test_a_clock_that_is_set_back_grants_nothing() -> None:
     bucket = Bucket(1.0, 1.0, now=100.0)
     assert bucket.take(100.0)

@@ -45,6 +45,7 @@ from gossipnode.net.libp2p.faults import Faults, one_line
 from gossipnode.net.libp2p.quick import QuickYamux, QuickYamuxStream, quicken
 from gossipnode.net.libp2p.sockets import Tcp
 from protocols import limits
+from protocols.rates import Grant, Rates
 from sampling.peers import PeerId
 
 log = logging.getLogger("gossipnode.net")
@@ -146,7 +147,7 @@ def new_host(keys: KeyPair, tcp: Tcp, psk: bytes | None, faults: Faults) -> Basi
     )
     swarm.refused = set()
     swarm.auto_connector = Dormant(swarm)
-    swarm._inbound_limiter = trio.CapacityLimiter(math.inf)  # it counts handshakes as links; `Tcp.is_full` does not
+    swarm._inbound_limiter = trio.CapacityLimiter(math.inf)  # it counts handshakes as links; `Tcp.take` does not
     host = GuardedHost(network=swarm, disable_identify_address_discovery=True)
     swarm.set_stream_handler(guarded(swarm.common_stream_handler, faults))
     return host
@@ -170,11 +171,14 @@ StreamTask = Callable[[INetStream], Awaitable[None]]
 def guarded(inner: StreamTask, faults: Faults) -> StreamTask:
     """The swarm's handler of inbound streams: whatever one of them raises ends that one."""
     unfinished: Counter[ID] = Counter()
+    rates = Rates[ID](limits.STREAMS_PER_PEER_PER_S, 2 * limits.REQUESTS_PER_S, remembered=limits.LINKS)
 
     async def guard(stream: INetStream) -> None:
         raw = stream.muxed_conn.peer_id
-        if unfinished[raw] >= STREAMS_PER_PEER:
-            faults.note(name_of(raw), "flood", "too many streams at once")
+        in_time = rates.take(raw, trio.current_time())
+        if in_time is not Grant.YES or unfinished[raw] >= STREAMS_PER_PEER:
+            if in_time is not Grant.CROWDED:
+                faults.note(name_of(raw), "flood", "too many streams at once")
             await reset(stream)
             return
         unfinished[raw] += 1

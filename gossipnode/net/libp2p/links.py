@@ -29,6 +29,7 @@ from gossipnode.net.libp2p.addresses import Endpoint, dialable, name_of, peer_id
 from gossipnode.net.libp2p.faults import one_line
 from gossipnode.net.libp2p.guards import BROKEN, GuardedSwarm
 from gossipnode.net.libp2p.sockets import Wire, wire_under
+from gossipnode.net.libp2p.trimming import surplus
 from protocols import limits
 from protocols.transport import BadAddress, LinkDown, LinkUp, Unreachable
 from sampling.peers import PeerId
@@ -69,6 +70,8 @@ class Links(INotifee):
         self._listeners: list[trio.MemorySendChannel[LinkUp | LinkDown]] = []
         self._known: OrderedDict[PeerId, tuple[Endpoint, ...]] = OrderedDict()
         self._attempts: dict[PeerId, Attempt] = {}
+        self._used_at: dict[PeerId, float] = {}  # when anything was last asked over the link, either way
+        self._named: dict[PeerId, None] = {}  # dialled by address: the operator's, or tried as such
 
     # -- what is up ---------------------------------------------------------------------------------------------------
 
@@ -95,6 +98,8 @@ class Links(INotifee):
         peer = name_of(conn.muxed_conn.peer_id)
         former = set(self._open.get(peer, ()))
         self._open.setdefault(peer, set()).add(conn)
+        wire_under(conn).linked = True
+        self.used(peer)
         if not former:
             self._tell(LinkUp(peer))
         for old in former:  # a peer that dials again may have lost them without our noticing
@@ -111,9 +116,21 @@ class Links(INotifee):
         conns.discard(conn)
         if not conns:
             del self._open[peer]
+            del self._used_at[peer]
             with suppress(PeerStoreError):  # nothing was kept
                 self._host.get_peerstore().clear_peerdata(raw)  # or it keeps what every stranger ever said of itself
             self._tell(LinkDown(peer))
+
+    def used(self, peer: PeerId) -> None:
+        """Something was asked or fetched over the link: it is of use."""
+        if peer in self._open:
+            self._used_at[peer] = trio.current_time()
+
+    def trim(self, nursery: trio.Nursery) -> None:
+        now = trio.current_time()
+        for peer in surplus({peer: now - at for peer, at in self._used_at.items()}, self._named):
+            log.debug("%s: the link is idle, and there are many", peer)
+            nursery.start_soon(self.drop, peer)
 
     def _tell(self, event: LinkUp | LinkDown) -> None:
         log.debug("%s", event)
@@ -144,6 +161,7 @@ class Links(INotifee):
                 await trio.sleep(self._heartbeat.ask_after_s / 2)
                 late_s = trio.current_time() - slept_from - self._heartbeat.ask_after_s / 2
                 self.beat(nursery, late_s=late_s)
+                self.trim(nursery)
 
     def beat(self, nursery: trio.Nursery, *, late_s: float = 0.0) -> None:
         """Judge every wire by how long it has been silent. `late_s`: we slept through that much ourselves."""
@@ -228,6 +246,7 @@ class Links(INotifee):
         endpoint, peer = dialable(address)
         if peer == self._me:
             raise BadAddress(f"{address} is this node's own address")
+        self._named[peer] = None
         while peer not in self._open:
             if (attempt := self._attempts.get(peer)) is not None:
                 await attempt.done.wait()

@@ -31,6 +31,7 @@ from gossipnode.net.libp2p.faults import Faults, one_line
 from gossipnode.net.libp2p.gossip import Topics
 from gossipnode.net.libp2p.guards import BROKEN, reset
 from protocols import limits
+from protocols.rates import Bucket, Grant, Rates
 
 log = logging.getLogger("gossipnode.net")
 
@@ -102,6 +103,12 @@ class GuardedPubsub(Pubsub):
         self.counter = time.time_ns()
         self._topics = topics
         self._faults = faults
+        self._rates = Rates[ID](
+            limits.GOSSIP_PER_PEER_PER_S,
+            limits.GOSSIP_PER_S,
+            burst_s=limits.GOSSIP_BURST_S,
+            remembered=limits.VIEW_PEERS,
+        )
         self._records: dict[ID, bytes] = {}  # each peer's last verified record: it comes with every RPC
 
     # -- reading ------------------------------------------------------------------------------------------------------
@@ -120,13 +127,15 @@ class GuardedPubsub(Pubsub):
             await reset(stream)
 
     async def continuously_read_stream(self, stream: INetStream) -> None:
-        raw = stream.muxed_conn.peer_id
+        raw, per_s = stream.muxed_conn.peer_id, limits.GOSSIP_PER_LINK_PER_S
+        pace = Bucket(per_s, per_s * limits.GOSSIP_BURST_S, trio.current_time())
         while self.manager.is_running:
             frame = await read_varint_prefixed_bytes_limited(stream, self.max_inbound_rpc_size)
             rpc = rpc_pb2.RPC()
             rpc.ParseFromString(frame)
             await self._take(raw, rpc)
-            await trio.lowlevel.checkpoint()
+            # Who sends faster is read no faster: what it has queued is its own, and the others' turn comes first.
+            await trio.sleep(pace.owe(cost_of(rpc), trio.current_time()))
 
     async def _take(self, raw: ID, rpc: rpc_pb2.RPC) -> None:
         if not self._is_record_valid(raw, rpc):
@@ -157,6 +166,15 @@ class GuardedPubsub(Pubsub):
         if len(msg.data) > limits.GOSSIP_BYTES:
             self._faults.note(name_of(ID(msg.from_id)), "oversize-gossip", f"{len(msg.data)} bytes")
             raise ValidationError("too long")
+        origin = ID(msg.from_id)
+        if origin == self.my_id:
+            return
+        grant = self._rates.take(origin, trio.current_time())
+        if grant is Grant.YES:
+            return
+        if grant is Grant.TOO_FAST and msg_forwarder == origin:  # any other may be saying old words again
+            self._faults.note(name_of(origin), "flood", "too much gossip of its own")
+        raise ValidationError("too many")
 
     def notify_subscriptions(self, publish_message: rpc_pb2.Message) -> None:
         """Straight into our own channels: libp2p's hold 32 and drop the newest."""
@@ -210,6 +228,14 @@ class GuardedPubsub(Pubsub):
 
     def is_congested(self) -> bool:
         return any(len(queue) >= PACE_RPCS for queue in self.peer_queues.values())
+
+
+def cost_of(rpc: rpc_pb2.RPC) -> float:
+    """In messages to be checked; an id in a list of them is looked up, and a hundred make a message's work."""
+    control = rpc.control
+    ids = sum(len(each.messageIDs) for each in control.ihave) + sum(len(each.messageIDs) for each in control.iwant)
+    entries = len(control.ihave) + len(control.iwant) + len(control.graft) + len(control.prune)
+    return 1.0 + len(rpc.publish) + entries + ids / 100
 
 
 def is_half_closed(stream: INetStream) -> bool:

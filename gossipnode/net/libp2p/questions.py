@@ -7,7 +7,7 @@ logged with its trace here, and the asker learns only that its stream broke.
 from __future__ import annotations
 
 import logging
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -26,6 +26,7 @@ from gossipnode.net.libp2p.addresses import name_of, peer_id
 from gossipnode.net.libp2p.faults import Faults, one_line
 from gossipnode.net.libp2p.guards import BROKEN, finish, reset
 from protocols import limits
+from protocols.rates import Grant, Rates
 from protocols.transport import Answer, NoAnswer
 from sampling.peers import PeerId
 
@@ -34,7 +35,6 @@ log = logging.getLogger("gossipnode.net")
 PROTOCOL: Final = TProtocol("/gossipnode/ask/1")
 ANSWER_S: Final = 30.0  # for reading a question, answering and sending; no caller of ours waits that long
 MARK: Final = b"\x00"
-BUCKETS: Final = 2 * limits.LINKS  # rates remembered, so that reconnecting does not refill a peer's bucket
 
 
 class Codec(RequestResponseCodec[bytes, bytes]):
@@ -80,24 +80,6 @@ class Admission:
             self._open += Counter()  # forget the zeros
 
 
-class Rate:
-    """A token bucket a peer: `per_s` sustained, one second's worth at once."""
-
-    def __init__(self, per_s: int) -> None:
-        self._per_s = per_s
-        self._buckets: OrderedDict[PeerId, tuple[float, float]] = OrderedDict()  # tokens, and when
-
-    def take(self, peer: PeerId, now: float) -> bool:
-        tokens, then = self._buckets.get(peer, (float(self._per_s), now))
-        tokens = min(float(self._per_s), tokens + (now - then) * self._per_s)
-        allowed = tokens >= 1.0
-        self._buckets[peer] = (tokens - 1.0 if allowed else tokens, now)
-        self._buckets.move_to_end(peer)
-        if len(self._buckets) > BUCKETS:
-            self._buckets.popitem(last=False)
-        return allowed
-
-
 class Questions:
     def __init__(self, host: BasicHost, faults: Faults) -> None:
         self._host = host
@@ -105,7 +87,8 @@ class Questions:
         self._codec = Codec()
         self._faults = faults
         self._admission = Admission(limits.INBOUND_REQUESTS_PER_PEER, limits.INBOUND_REQUESTS)
-        self._rate = Rate(limits.REQUESTS_PER_PEER_PER_S)
+        # Remembered beyond the link, so that reconnecting does not refill a peer's bucket.
+        self._rates = Rates[PeerId](limits.REQUESTS_PER_PEER_PER_S, limits.REQUESTS_PER_S, remembered=2 * limits.LINKS)
         self.answer: Answer | None = None
 
     def serve(self, answer: Answer) -> None:
@@ -114,9 +97,12 @@ class Questions:
 
     async def _reply(self, question: bytes, context: RequestContext) -> bytes:
         peer = name_of(context.peer_id)
-        if not self._rate.take(peer, trio.current_time()):
-            self._faults.note(peer, "flood", "too many questions a second")
-            raise Busy
+        match self._rates.take(peer, trio.current_time()):
+            case Grant.TOO_FAST:
+                self._faults.note(peer, "flood", "too many questions a second")
+                raise Busy
+            case Grant.CROWDED:
+                raise Busy
         with self._admission.admitted(peer) as admitted:
             if not admitted:
                 self._faults.note(peer, "flood", "too many questions at once")

@@ -8,6 +8,7 @@ A closed wire takes its accepting task with it, and closing a wire never waits f
 from __future__ import annotations
 
 import errno
+import ipaddress
 import logging
 import os
 from collections.abc import Awaitable, Callable, Sequence
@@ -24,6 +25,7 @@ from gossipnode.errors import OperatorError
 from gossipnode.net.libp2p.addresses import Endpoint, listenable
 from gossipnode.net.libp2p.quick import tcp_stream
 from protocols import limits
+from protocols.rates import Grant, Rates
 from protocols.transport import BadAddress, Traffic
 
 log = logging.getLogger("gossipnode.net")
@@ -58,6 +60,7 @@ class Wire:
     def __init__(self, stream: trio.SocketStream, tally: Tally, wires: set[Wire]) -> None:
         self.socket = stream.socket
         self.closed = trio.Event()
+        self.linked = False  # its handshakes are done
         self.heard_at = trio.current_time()
         self._stream = stream
         self._tally = tally
@@ -145,13 +148,33 @@ class Tcp(ITransport):
         self.tally = tally
         self.nursery = nursery
         self.wires: set[Wire] = set()
+        self._strangers: dict[Wire, None] = {}  # that came in and have not been linked yet, oldest first
+        self._accepts = Rates[str](
+            limits.ACCEPTS_PER_HOST_PER_S,
+            limits.ACCEPTS_PER_S,
+            burst_s=limits.ACCEPTS_BURST_S,
+            remembered=limits.LINKS,
+        )
 
     def adopt(self, stream: trio.SocketStream) -> Wire:
         return Wire(stream, self.tally, self.wires)
 
-    @property
-    def is_full(self) -> bool:
-        return len(self.wires) >= limits.LINKS + HANDSHAKES
+    def take(self, stream: trio.SocketStream) -> Wire | None:
+        """A socket that has come in. None: too many come from there, or at all.
+
+        Where there is no room, whoever has been shaking hands for longest gives way: an honest peer needs half a
+        second, one that only holds the place has no better claim to it than the next.
+        """
+        if self._accepts.take(host_of(stream), trio.current_time()) is not Grant.YES:
+            return None
+        self._strangers = {wire: None for wire in self._strangers if wire in self.wires and not wire.linked}
+        if len(self.wires) >= limits.LINKS + HANDSHAKES:
+            if not self._strangers:
+                return None
+            next(iter(self._strangers)).cut()
+        wire = self.adopt(stream)
+        self._strangers[wire] = None
+        return wire
 
     async def dial(self, maddr: Multiaddr) -> IRawConnection:
         host = next(p.name for p in maddr.protocols())
@@ -180,6 +203,15 @@ class Tcp(ITransport):
         return [_endpoint(listener) for listeners in self.bound.values() for listener in listeners]
 
 
+def host_of(stream: trio.SocketStream) -> str:
+    """Whose socket it is: the address, of IPv6 the half that the provider gives out whole."""
+    try:
+        host = str(stream.socket.getpeername()[0])
+    except OSError:  # it has gone already
+        return ""
+    return host if "." in host else str(ipaddress.IPv6Network((host.partition("%")[0], 64), strict=False))
+
+
 def _endpoint(listener: trio.SocketListener) -> Endpoint:
     host, port = listener.socket.getsockname()[:2]
     return Endpoint(host, port, "ip6" if ":" in host else "ip4")
@@ -204,10 +236,10 @@ class Listener(IListener):
             await trio.serve_listeners(self._greet, self._listeners)
 
     async def _greet(self, stream: trio.SocketStream) -> None:
-        if self._tcp.is_full:
+        wire = self._tcp.take(stream)
+        if wire is None:
             await stream.aclose()
             return
-        wire = self._tcp.adopt(stream)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._upgrade, wire)
             # libp2p's handler of a connection returns only when the whole host stops: let the wire's end end it.

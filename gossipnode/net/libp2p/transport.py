@@ -74,7 +74,11 @@ class Libp2pTransport:
         self._links.know(peer, addresses)
 
     def serve(self, answer: Answer, blobs: BlobSource) -> None:
-        self._questions.serve(answer)
+        async def reply(peer: PeerId, frame: bytes) -> bytes:
+            self._links.used(peer)
+            return await answer(peer, frame)
+
+        self._questions.serve(reply)
         self._bulk.serve(blobs)
 
     # -- gossip -------------------------------------------------------------------------------------------------------
@@ -112,6 +116,7 @@ class Libp2pTransport:
             return await self._questions.ask_myself(self._me, frame, timeout_s=timeout_s)
         deadline = trio.current_time() + timeout_s
         await self._connect(peer, timeout_s)
+        self._links.used(peer)
         return await self._questions.ask(peer, frame, timeout_s=deadline - trio.current_time())
 
     async def _connect(self, peer: PeerId, timeout_s: float) -> None:
@@ -128,8 +133,10 @@ class Libp2pTransport:
                 yield blob
             return
         await self._links.connect(peer)
+        self._links.used(peer)
         async with self._bulk.fetch(peer, digest, offset) as blob:
             yield blob
+            self._links.used(peer)
 
     async def dial(self, address: str) -> PeerId:
         return await self._links.dial(address)
