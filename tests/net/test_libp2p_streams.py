@@ -14,7 +14,7 @@ from gossipnode.net.libp2p.guards import BROKEN
 from gossipnode.net.libp2p.questions import Admission
 from gossipnode.net.libp2p.transport import Libp2pTransport, open_libp2p
 from protocols import limits
-from protocols.rates import Rates
+from protocols.rates import Grant, Rates
 from protocols.transport import NoAnswer, NotHeld
 from sampling.peers import PeerId
 from verify.digest import Digest, digest_of
@@ -76,13 +76,19 @@ async def read_all(asker: Libp2pTransport, peer: PeerId, digest: Digest, offset:
 
 
 def test_admission_counts_a_peers_and_everybodys() -> None:
-    admission = Admission(per_peer=2, total=3)
+    admission = Admission(per_peer=2, total=5)
     with admission.admitted(A) as one, admission.admitted(A) as two, admission.admitted(A) as three:
-        assert (one, two, three) == (True, True, False)
+        assert (one, two, three) == (Grant.YES, Grant.YES, Grant.TOO_FAST)
         with admission.admitted(B) as four, admission.admitted(B) as five:
-            assert (four, five) == (True, False)
+            assert (four, five) == (Grant.YES, Grant.CROWDED)  # half are taken
     with admission.admitted(A) as again:
-        assert again
+        assert again is Grant.YES
+
+
+def test_admission_ends_where_all_are_taken() -> None:
+    admission = Admission(per_peer=1, total=1)
+    with admission.admitted(A) as one, admission.admitted(B) as two:
+        assert (one, two) == (Grant.YES, Grant.CROWDED)
 
 
 # -- questions ----------------------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ from gossipnode.net.libp2p.guards import BROKEN, finish, reset
 from gossipnode.net.libp2p.questions import Admission
 from gossipnode.net.libp2p.sockets import Tally
 from protocols import limits
+from protocols.rates import Grant
 from protocols.transport import BlobSource, BlobStream, NoAnswer, NotHeld
 from sampling.peers import PeerId
 from verify.digest import DIGEST_BYTES, Digest, short
@@ -120,7 +121,7 @@ class Bulk:
             with trio.fail_after(OPEN_S):
                 digest, offset = ASK.unpack(await read_exactly(stream, ASK.size))
             with self._admission.admitted(name_of(stream.muxed_conn.peer_id)) as admitted:
-                await self._reply(stream, Digest(digest), offset, admitted=admitted)
+                await self._reply(stream, Digest(digest), offset, admitted=admitted is Grant.YES)
             await stream.close()
         except (trio.TooSlowError, *BROKEN) as error:
             log.debug("serving a blob ended: %s", one_line(error))

@@ -64,6 +64,8 @@ BROKEN: Final = (
 )
 LINKS_PER_PEER: Final = 4  # two when both dial at once, and as many again that a restarted peer left half open
 STREAMS_PER_PEER: Final = 64  # inbound and not yet finished: requests, fetches, pubsub and identify need under 32
+STREAMS_CROWDED: Final = 1024  # of all peers; each may have a window of 256 KiB unread
+STREAMS_IN_A_CROWD: Final = 8  # a peer's then: enough for its questions, a fetch and gossip
 OPEN_S: Final = 5.0  # for a new stream's first frame to leave, and a place among the 256 that yamux grants
 HANDSHAKE_S: Final = 10.0  # for TLS-like upgrades and for negotiating a stream's protocol; libp2p's own default
 RESET_S: Final = 1.0  # a reset is a twelve-byte frame; it waits only behind a peer that does not read
@@ -176,8 +178,9 @@ def guarded(inner: StreamTask, faults: Faults) -> StreamTask:
     async def guard(stream: INetStream) -> None:
         raw = stream.muxed_conn.peer_id
         in_time = rates.take(raw, trio.current_time())
-        if in_time is not Grant.YES or unfinished[raw] >= STREAMS_PER_PEER:
-            if in_time is not Grant.CROWDED:
+        crowded = unfinished.total() >= STREAMS_CROWDED and unfinished[raw] >= STREAMS_IN_A_CROWD
+        if in_time is not Grant.YES or unfinished[raw] >= STREAMS_PER_PEER or crowded:
+            if in_time is Grant.TOO_FAST or unfinished[raw] >= STREAMS_PER_PEER:
                 faults.note(name_of(raw), "flood", "too many streams at once")
             await reset(stream)
             return

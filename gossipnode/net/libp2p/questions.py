@@ -1,7 +1,9 @@
-"""One question, one answer, over libp2p's request/response helper: bounded in size, number, rate and time.
+"""One question, one answer: libp2p's request/response wire format, bounded in size, number, rate and time.
 
-A peer that asks too much is reset and reported, which costs it more than us. What `answer` raises is our own bug: it is
-logged with its trace here, and the asker learns only that its stream broke.
+Its own helper grants the same thirty seconds to a question that drips in as to our answer, counts a question from its
+first byte, so that four peers could stop everybody's, and leaves streams open when it is cancelled. A peer that asks
+too much is reset and reported, which costs it more than us. What `answer` raises is our own bug: it is logged with its
+trace here, and the asker learns only that its stream broke.
 """
 
 from __future__ import annotations
@@ -18,8 +20,6 @@ from libp2p.custom_types import TProtocol
 from libp2p.exceptions import ParseError
 from libp2p.host.basic_host import BasicHost
 from libp2p.host.exceptions import StreamFailure
-from libp2p.request_response import RequestContext, RequestResponse, RequestResponseConfig
-from libp2p.request_response.codec import RequestResponseCodec
 from libp2p.utils.varint import encode_varint_prefixed, read_varint_prefixed_bytes_limited
 
 from gossipnode.net.libp2p.addresses import name_of, peer_id
@@ -33,26 +33,9 @@ from sampling.peers import PeerId
 log = logging.getLogger("gossipnode.net")
 
 PROTOCOL: Final = TProtocol("/gossipnode/ask/1")
-ANSWER_S: Final = 30.0  # for reading a question, answering and sending; no caller of ours waits that long
-MARK: Final = b"\x00"
-
-
-class Codec(RequestResponseCodec[bytes, bytes]):
-    """A frame behind one byte: libp2p waits for ever for the body of an empty message."""
-
-    def encode_request(self, request: bytes) -> bytes:
-        return MARK + request
-
-    def decode_request(self, payload: bytes) -> bytes:
-        if not payload.startswith(MARK):
-            raise ValueError("no frame")
-        return payload[len(MARK) :]
-
-    def encode_response(self, response: bytes) -> bytes:
-        return self.encode_request(response)
-
-    def decode_response(self, payload: bytes) -> bytes:
-        return self.decode_request(payload)
+READ_S: Final = 5.0  # for a question to come in: one that drips holds its stream no longer
+ANSWER_S: Final = 30.0  # for answering and sending; no caller of ours waits that long
+MARK: Final = b"\x00"  # before every frame: libp2p waits for ever for the body of an empty message
 
 
 class Busy(Exception):
@@ -60,7 +43,7 @@ class Busy(Exception):
 
 
 class Admission:
-    """At most so many at once a peer, and so many in all."""
+    """At most so many at once a peer, and so many in all; where half of all are taken, a quarter as many a peer."""
 
     def __init__(self, per_peer: int, total: int) -> None:
         self._per_peer = per_peer
@@ -68,23 +51,29 @@ class Admission:
         self._open: Counter[PeerId] = Counter()
 
     @contextmanager
-    def admitted(self, peer: PeerId) -> Iterator[bool]:
-        if self._open[peer] >= self._per_peer or self._open.total() >= self._total:
-            yield False
+    def admitted(self, peer: PeerId) -> Iterator[Grant]:
+        grant = self._grant(peer)
+        if grant is not Grant.YES:
+            yield grant
             return
         self._open[peer] += 1
         try:
-            yield True
+            yield grant
         finally:
             self._open[peer] -= 1
             self._open += Counter()  # forget the zeros
+
+    def _grant(self, peer: PeerId) -> Grant:
+        if self._open[peer] >= self._per_peer:
+            return Grant.TOO_FAST
+        total = self._open.total()
+        crowded = 2 * total >= self._total and self._open[peer] >= max(1, self._per_peer // 4)
+        return Grant.CROWDED if crowded or total >= self._total else Grant.YES
 
 
 class Questions:
     def __init__(self, host: BasicHost, faults: Faults) -> None:
         self._host = host
-        self._rpc = RequestResponse(host)
-        self._codec = Codec()
         self._faults = faults
         self._admission = Admission(limits.INBOUND_REQUESTS_PER_PEER, limits.INBOUND_REQUESTS)
         # Remembered beyond the link, so that reconnecting does not refill a peer's bucket.
@@ -93,21 +82,32 @@ class Questions:
 
     def serve(self, answer: Answer) -> None:
         self.answer = answer
-        self._rpc.set_handler(PROTOCOL, self._reply, self._codec, _config(ANSWER_S))
+        self._host.set_stream_handler(PROTOCOL, self._serve)
 
-    async def _reply(self, question: bytes, context: RequestContext) -> bytes:
-        peer = name_of(context.peer_id)
-        match self._rates.take(peer, trio.current_time()):
-            case Grant.TOO_FAST:
-                self._faults.note(peer, "flood", "too many questions a second")
-                raise Busy
-            case Grant.CROWDED:
-                raise Busy
+    async def _serve(self, stream: INetStream) -> None:
+        peer = name_of(stream.muxed_conn.peer_id)
+        try:
+            with trio.fail_after(READ_S):
+                question = await _read(stream)
+            with trio.fail_after(ANSWER_S):
+                await stream.write(encode_varint_prefixed(MARK + await self._reply(peer, question)))
+            await finish(stream)
+        except (trio.TooSlowError, Busy, *BROKEN) as error:
+            log.debug("a question of %s was not answered: %s", peer, one_line(error))
+            await reset(stream)
+
+    async def _reply(self, peer: PeerId, question: bytes) -> bytes:
+        self._judge(peer, self._rates.take(peer, trio.current_time()), "a second")
         with self._admission.admitted(peer) as admitted:
-            if not admitted:
-                self._faults.note(peer, "flood", "too many questions at once")
-                raise Busy
+            self._judge(peer, admitted, "at once")
             return await self._answer(peer, question)
+
+    def _judge(self, peer: PeerId, grant: Grant, how: str) -> None:
+        """Raises Busy. Only what is a peer's own doing is held against it."""
+        if grant is Grant.TOO_FAST:
+            self._faults.note(peer, "flood", f"too many questions {how}")
+        if grant is not Grant.YES:
+            raise Busy(f"too many questions {how}")
 
     async def _answer(self, peer: PeerId, question: bytes) -> bytes:
         assert self.answer is not None, "serve() comes first"
@@ -135,14 +135,12 @@ class Questions:
         """As libp2p's own asking side, which leaves the stream open when it is cancelled."""
         try:
             await stream.write(encode_varint_prefixed(MARK + frame))
-            answer = await read_varint_prefixed_bytes_limited(stream, len(MARK) + limits.FRAME_BYTES)
+            answer = await _read(stream)
         except BaseException:
             await reset(stream)
             raise
         await finish(stream)
-        if not answer.startswith(MARK):
-            raise ParseError("no frame")
-        return answer[len(MARK) :]
+        return answer
 
     async def ask_myself(self, me: PeerId, frame: bytes, *, timeout_s: float) -> bytes:
         with trio.move_on_after(timeout_s):
@@ -153,10 +151,9 @@ class Questions:
         raise NoAnswer("we did not answer ourselves in time")
 
 
-def _config(timeout_s: float) -> RequestResponseConfig:
-    return RequestResponseConfig(
-        timeout=max(timeout_s, 1e-3),
-        max_request_size=len(MARK) + limits.FRAME_BYTES,
-        max_response_size=len(MARK) + limits.FRAME_BYTES,
-        max_concurrent_inbound=limits.INBOUND_REQUESTS,
-    )
+async def _read(stream: INetStream) -> bytes:
+    """Raises ParseError, which whoever serves reports as garbage, or one of BROKEN."""
+    framed = await read_varint_prefixed_bytes_limited(stream, len(MARK) + limits.FRAME_BYTES)
+    if not framed.startswith(MARK):
+        raise ParseError("no frame")
+    return framed[len(MARK) :]
