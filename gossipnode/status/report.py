@@ -172,4 +172,7 @@ def encode(status: Status) -> bytes:
 
 def decode(data: bytes) -> Status:
     """Raises msgspec.ValidationError or DecodeError, both msgspec.MsgspecError."""
-    return msgspec.json.decode(data, type=Status)
+    try:
+        return msgspec.json.decode(data, type=Status)
+    except UnicodeDecodeError as error:  # msgspec lets it through
+        raise msgspec.DecodeError(f"not UTF-8: {error.reason}") from error

@@ -71,7 +71,7 @@ def url_of_home(home: Path) -> str:
         raise OperatorError(f"no node runs in {home}: start one with gossipnode start --home {home}") from None
     except OSError as error:
         raise OperatorError(f"{path} cannot be read ({reason(error)})") from None
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise OperatorError(f"{path} is damaged ({error}): restart the node") from None
     if addresses.pid > 0 and not _alive(addresses.pid):
         raise OperatorError(
