@@ -122,8 +122,7 @@ class NoForkRemains:
         forks = {(round, frozenset(models)): models for round, models in at.items() if len(models) > 1}
         self._since = {fork: self._since.get(fork, world.now_s) for fork in forks}
         for fork, models in forks.items():
-            since_s = max(self._since[fork], world.calm_since_s or world.now_s)
-            if world.calm_s >= SETTLED_S and world.now_s - since_s >= SETTLED_S:
+            if min(world.calm_s, world.now_s - self._since[fork]) >= SETTLED_S:
                 names = [name for each in models.values() for name in each]
                 sizes = ", ".join(f"{short(model)} at {len(each)}" for model, each in models.items())
                 yield _finding(self, world, fork[0], names, f"a fork remains: {sizes}")
