@@ -7,6 +7,7 @@ for their status, and stopped whatever happens.
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +19,7 @@ from testnet import Failed, Peer, check_alive, first_address, homes, spawn, stop
 
 WAIT_S = 120.0
 POLL_S = 0.25
+SCRIPTS = str(Path(__file__).parent.parent)
 GOSSIPNODE = (sys.executable, "-m", "gossipnode")
 
 
@@ -30,6 +32,7 @@ class Plan:
     shards: int
     settings: Sequence[str] = ()  # of the manifest, KEY=VALUE
     threads: int = 1
+    joining: Sequence[str] = ()  # options of `start` for all but the first
 
 
 @contextlib.contextmanager
@@ -39,7 +42,7 @@ def running(plan: Plan, traces: Path | None = None) -> Iterator[list[Peer]]:
     with homes(None) as root:
         try:
             peers.append(start_one(root, 0, plan, traces, ["--task", plan.task, *_set(plan.settings)]))
-            to_first = ["--peers", first_address(peers[0])]
+            to_first = ["--peers", first_address(peers[0]), *plan.joining]
             peers += [start_one(root, index, plan, traces, to_first) for index in range(1, plan.nodes)]
             yield peers
         finally:
@@ -55,7 +58,8 @@ def start_one(root: Path, index: int, plan: Plan, traces: Path | None, options: 
     command = [*(traced if traces else GOSSIPNODE), "start", "--home", str(home), "--http", "127.0.0.1:0"]
     command += ["--listen", "/ip4/127.0.0.1/tcp/0", "--threads", str(plan.threads)]
     command += ["--shard", f"{index}/{plan.shards}", *options]
-    return Peer(home.name, home, spawn(home, command))
+    path = os.pathsep.join(filter(None, (SCRIPTS, os.environ.get("PYTHONPATH"))))  # where bench's own tasks are
+    return Peer(home.name, home, spawn(home, command, PYTHONPATH=path))
 
 
 def _set(settings: Sequence[str]) -> list[str]:
@@ -63,10 +67,15 @@ def _set(settings: Sequence[str]) -> list[str]:
 
 
 def wait_until(
-    holds: Callable[[], bool], peers: list[Peer], watched: list[Peer], what: str, poll_s: float = POLL_S
+    holds: Callable[[], bool],
+    peers: list[Peer],
+    watched: list[Peer],
+    what: str,
+    poll_s: float = POLL_S,
+    within_s: float = WAIT_S,
 ) -> None:
     """Ask the `watched` for their status until `holds()`. Raises Failed if that takes too long or a node has ended."""
-    deadline = time.monotonic() + WAIT_S
+    deadline = time.monotonic() + within_s
     with httpx.Client(timeout=5.0) as client:
         while True:
             for peer in watched:
@@ -75,7 +84,7 @@ def wait_until(
                 return
             check_alive(peers)
             if time.monotonic() > deadline:
-                raise Failed(f"not {what} after {WAIT_S:.0f} s")
+                raise Failed(f"not {what} after {within_s:.0f} s")
             time.sleep(poll_s)
 
 

@@ -21,8 +21,8 @@ CATCH_UP: Final = 3  # rounds that a node which comes back may take,
 CATCH_UP_S: Final = 2.0  # or so long, where rounds take milliseconds
 ROUNDS_KEPT: Final = 5000  # of digests
 
-# Most that may be gained a minute. A node keeps the history of a thousand rounds, a kB or two each, so a young one gains
-# what some hundred rounds take; and its links are few at first.
+# Most that may be gained a minute. A node keeps the history of a thousand rounds, a kB or two each, so a young one
+# gains what some hundred rounds take; and its links are few at first.
 TOLERANCES: Final = {"memory, MiB": 1.0, "descriptors": 1.0, "threads": 0.5, "disk, MiB": 0.5}
 USES: Final[dict[str, Callable[[Sample], float]]] = {
     "memory, MiB": lambda sample: sample.private_mib,

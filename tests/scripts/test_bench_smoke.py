@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 SCRIPTS = Path(__file__).parent.parent.parent / "scripts"
-NAMES = ("round", "exchange", "idle", "start")
+NAMES = ("round", "exchange", "idle", "start", "faults")
 
 
 def run(name: str, *options: str) -> str:
@@ -67,3 +67,24 @@ def test_idle(tmp_path: Path) -> None:
 def test_start(tmp_path: Path) -> None:
     found = figures("start", tmp_path, "--task", "digits", "--repeats", "1")
     assert all(len(times) == 1 and times[0] > 0 for times in found["seconds"].values())
+
+
+def test_faults(tmp_path: Path) -> None:
+    options = (
+        "--nodes",
+        "3",
+        "--task",
+        "digits",
+        "--rounds",
+        "3",
+        "--repeats",
+        "1",
+        "--late-task",
+        "digits",
+        "--most",
+        "5",
+    )
+    found = figures("faults", tmp_path, *options)
+    assert [each["kind"] for each in found["faults"]] == ["kill", "freeze"]
+    assert all(each["before"] and each["first"] for each in found["faults"])
+    assert 0 < found["late"][0]["loaded_s"] < found["late"][0]["whole_s"]
