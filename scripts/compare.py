@@ -2,8 +2,8 @@
 
 MoDeST is the real thing: full nodes over the simulated network, start-up, views, pings and pulls counted. The baselines
 (`gossipnode.baselines`) send nothing but models and lose none. All have the same shards, theta0, local work and places.
-MoDeST and FedAvg keep the manifest's learning rate; the others have the best of a grid, chosen by `--choose` on seeds
-that the comparison does not use.
+MoDeST and FedAvg keep the manifest's learning rate unless `--tuned`; the others have the best of a grid, chosen by
+`--choose` on a seed that the comparison does not use.
 """
 
 from __future__ import annotations
@@ -40,9 +40,10 @@ MODEST: Final = "modest"
 LEAN: Final = "modest, no pulls"  # as in the paper: nodes outside the committee fetch nothing before the last round
 VARIANTS: Final[Mapping[str, Tables]] = {MODEST: {}, LEAN: {"modest": {"pull_every": 1_000_000}}}
 ALL: Final = (*VARIANTS, *BASELINES)
-GRID: Final = (0.02, 0.05, 0.1, 0.2)
+GRID: Final = (0.02, 0.05, 0.1, 0.2, 0.4)
 # Of `--choose` at 100 nodes on mnist. None: the manifest's own.
 RATES: Final[Mapping[str, float]] = {"d-psgd": 0.05, "d-psgd-8": 0.05, "epidemic": 0.05, "epidemic-oracle": 0.05}
+TUNED: Final = 0.2  # FedAvg's of `--choose`, for it and for MoDeST, whose rounds are the same
 EVALUATE_EVERY: Final = 2  # rounds, where all nodes train: eight models each time
 WIDTH: Final = 125  # columns of the table, whatever the terminal
 WINDOW: Final = 5  # rounds whose mean must reach the target for it to be held
@@ -70,15 +71,14 @@ class Done:
     faults: tuple[str, ...] = ()  # its figures are worth nothing then
 
 
-def job_of(label: str, seed: int, nodes: int, tables: Tables, bandwidth: float, lr: float | None = None) -> Job:
+def job_of(label: str, seed: int, nodes: int, tables: Tables, bandwidth: float, lr: float | None) -> Job:
     protocol = MODEST if label in VARIANTS else label
-    rate = lr or RATES.get(label)
     own: Tables = {"protocol": protocol, "seed": seed, "start_peers": nodes}
     return Job(
         label,
         seed,
         nodes,
-        merged(own, VARIANTS.get(label, {}), tables, {"training": {"lr": rate}} if rate else {}),
+        merged(own, VARIANTS.get(label, {}), tables, {"training": {"lr": lr}} if lr else {}),
         bandwidth,
     )
 
@@ -231,6 +231,7 @@ def chosen(runs: Sequence[Done], target: float) -> list[str]:
 @click.option("--bandwidth", default=0.0, type=click.FloatRange(0), help="MB/s of each node's line; 0: unlimited")
 @click.option("--protocol", "labels", multiple=True, type=click.Choice(ALL), help="only these; repeatable")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="of the run's settings, for all of them")
+@click.option("--tuned", is_flag=True, help="MoDeST and FedAvg with a chosen learning rate too, not the default")
 @click.option("--choose", is_flag=True, help="learning rates instead: a grid for each protocol; use other seeds")
 @click.option("--workers", default=os.cpu_count() or 1, type=click.IntRange(1), help="processes")
 @click.option("--json", "json_path", type=click.Path(path_type=Path, dir_okay=False), help="where to write all curves")
@@ -245,6 +246,7 @@ def main(
     bandwidth: float,
     labels: Sequence[str],
     settings: Sequence[str],
+    tuned: bool,
     choose: bool,
     workers: int,
     json_path: Path | None,
@@ -256,11 +258,11 @@ def main(
         asked = merged(
             {"task": task, "rounds": rounds, "modest": {"trainers": min(trainers, nodes)}}, settings_tables(settings)
         )
-        rates: Sequence[float | None] = GRID if choose else (None,)
+        own = {**(dict.fromkeys(ALL, TUNED) if tuned else {}), **RATES}
         jobs = [
             job_of(label, seed, nodes, asked, bandwidth * 1e6 or math.inf, rate)
             for label in labels or (BASELINES if choose else ALL)
-            for rate in rates
+            for rate in (GRID if choose else (own.get(label),))
             for seed in seeds_of(seeds)
         ]
         runs = all_done(jobs, workers, console)

@@ -78,14 +78,13 @@ def test_the_best_rate_comes_first() -> None:
 
 def test_what_is_run() -> None:
     tables = {"task": "digits", "rounds": 3, "modest": {"trainers": 4}}
-    lean = compare.job_of(compare.LEAN, 2, 8, tables, 1e6)
+    lean = compare.job_of(compare.LEAN, 2, 8, tables, 1e6, None)
     assert lean.tables["protocol"] == "modest"
     assert lean.tables["modest"] == {"pull_every": 1_000_000, "trainers": 4}
     assert "training" not in lean.tables
-    assert compare.job_of("d-psgd", 2, 8, tables, 1e6).tables["training"] == {"lr": compare.RATES["d-psgd"]}
     assert compare.job_of("d-psgd", 2, 8, tables, 1e6, 0.7).tables["training"] == {"lr": 0.7}
     assert set(compare.RATES) == set(BASELINES) - {"fedavg"}
-    assert set(compare.RATES.values()) <= set(compare.GRID)
+    assert {compare.TUNED, *compare.RATES.values()} <= set(compare.GRID)
 
 
 def test_a_comparison(tmp_path: Path) -> None:
