@@ -21,6 +21,7 @@ from protocols.transport import NoAnswer, NotHeld
 from verify.digest import Digest, digest_of
 
 BLOB = bytes(3000)
+OFFSET = 10  # from which we ask
 PEER = Signer.from_seed(bytes(32)).peer
 ANSWER_S = 5.0  # in which the status server has answered a good question
 SILENCE_S = 0.05  # after which it is taken to have nothing to say to a bad one: it waits for more
@@ -87,7 +88,7 @@ def ask_door() -> Door:
 
 
 def reply_door() -> Door:
-    examples = [REPLY.pack(0, 3000), REPLY.pack(1, 0), REPLY.pack(2, 0), REPLY.pack(0, 2**40)]
+    examples = [REPLY.pack(0, len(BLOB)) + BLOB[OFFSET:], REPLY.pack(1, 0), REPLY.pack(2, 0), REPLY.pack(0, 2**40)]
 
     def enter(data: bytes) -> None:
         trio.run(_take_reply, data)
@@ -98,7 +99,7 @@ def reply_door() -> Door:
 async def _take_reply(data: bytes) -> None:
     reply = data[: REPLY.size].ljust(REPLY.size, b"\0")  # it is read exactly
     stream = cast("INetStream", HeardStream(data[REPLY.size :]))
-    remote = _bulk()._accept(PEER, digest_of(BLOB), 10, reply, stream)
+    remote = _bulk()._accept(PEER, digest_of(BLOB), OFFSET, reply, stream)
     while await remote.receive_some():
         assert remote.left >= 0
 
