@@ -10,11 +10,12 @@ import msgspec
 import pytest
 
 from gossipnode.blobfiles import promote, sync
+from gossipnode.compute.worker import Bench
 from gossipnode.files import create_whole, write_whole
 from gossipnode.journal import Journal
 from gossipnode.store import FileBlobs
 from protocols.blobs import StoreFull
-from verify.digest import digest_of
+from verify.digest import Digest, digest_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -193,3 +194,45 @@ def test_bytes_reach_the_disk_before_the_name_and_the_name_before_we_say_so(
     assert calls == ["replace"]  # whoever needs it after a power cut says so:
     sync(tmp_path / "blob")
     assert calls == ["replace", "fsync", "fsync"]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EFBIG, errno.EIO])
+@pytest.mark.parametrize("step", STEPS)
+def test_a_worker_that_cannot_write_says_so_and_leaves_nothing(tmp_path: Path, step: int, code: int) -> None:
+    bench = Bench()
+    bench.blobs = tmp_path
+    kept = bench._store(b"kept")
+    with pytest.MonkeyPatch.context() as patch:
+        fault = Fault(patch, step, code, crash=False)
+        try:
+            bench._store(ABC)
+        except StoreFull:  # the daemon hears of it by this name
+            assert fault.happened
+        else:
+            assert not fault.happened
+    names = {kept.hex()} if fault.happened else {kept.hex(), digest_of(ABC).hex()}
+    assert {path.name for path in tmp_path.iterdir()} == names
+    assert bench._read(bench._store(ABC)) == ABC
+
+
+@pytest.mark.parametrize("step", STEPS)
+async def test_a_crash_in_a_checkpoint_leaves_a_state_whose_model_is_there(tmp_path: Path, step: int) -> None:
+    """As the daemon saves: first the model is made durable, then the state that names it."""
+    store, journal = FileBlobs(tmp_path, 1000), Journal(tmp_path / "state", State)
+    old, new = State(1, await store.put(b"one")), State(2, await store.put(b"two"))
+
+    async def save(state: State) -> None:
+        await store.sync(digest_of(b"one" if state.round == 1 else b"two"))
+        await journal.save(state)
+
+    await save(old)
+    with pytest.MonkeyPatch.context() as patch:
+        fault = Fault(patch, step, errno.EIO, crash=True)
+        try:
+            await save(new)
+        except OSError:
+            assert fault.happened
+    found = Journal(tmp_path / "state", State).load()
+    assert found in (old, new)
+    assert found is not None
+    assert await FileBlobs(tmp_path, 1000).get(Digest(found.head)) in (b"one", b"two")
