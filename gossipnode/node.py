@@ -17,6 +17,7 @@ import trio
 
 from gossipnode.status.report import HISTORY_ROUNDS, Learning, RoundStatus
 from protocols import limits, wire
+from protocols.backoff import Backoff
 from protocols.blobs import Blobs
 from protocols.desk import Desk
 from protocols.exchange import ModelExchange
@@ -37,6 +38,9 @@ from sampling.view import Delta, View
 from verify.standing import Offence, OffenceKind, Past, Standing
 
 log = logging.getLogger(__name__)
+
+TWIN_S = 300.0  # without a later record of ours at a peer: whoever made the last one has gone
+TWIN_PAUSE_S = 8.0  # between two of them when the operator is told, four in a row: one is a lost state, two a race
 
 FAULTS = {  # what the transport reports of a peer, as an offence
     "oversize-gossip": OffenceKind.OVERSIZE,
@@ -181,11 +185,19 @@ class Node:
         await membership.join()
 
     async def _stay_joined(self) -> None:
-        membership = self.parts.membership
+        """Outbid once, a lost state is behind us. Outbid again and again, somebody else lives under our name."""
+        membership, backoff = self.parts.membership, Backoff()
         while True:
+            waited_from = trio.current_time()
             await membership.outbid.wait()
             membership.outbid = trio.Event()
             await self._join()
+            if trio.current_time() - waited_from > TWIN_S:
+                backoff.succeeded()
+            backoff.failed(trio.current_time(), self.parts.rng)
+            if backoff.delay_s == TWIN_PAUSE_S:
+                log.error("another process has this node's identity: stop one of them, or give it a home of its own")
+            await trio.sleep_until(backoff.next_at)
 
     async def leave(self) -> None:
         """Say goodbye and save; quick, for the operator waits."""

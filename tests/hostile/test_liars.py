@@ -279,7 +279,7 @@ async def test_idlers_do_not_stop_the_rounds(
 # -- the same identity twice ------------------------------------------------------------------------------------------
 
 
-async def test_a_record_of_ours_from_elsewhere_is_outbid_and_told_to_the_operator(
+async def test_a_record_of_ours_that_is_lost_is_outbid_once(
     autojump_clock: MockClock,
     make_swarm: MakeSwarm,
     make_stranger: MakeStranger,
@@ -296,3 +296,41 @@ async def test_a_record_of_ours_from_elsewhere_is_outbid_and_told_to_the_operato
     await stranger.say(members[0].peer, Exchange(Round(0), Delta((elsewhere,)), 0))
     assert (await swarm.until_finished(RUN_S)).round == 4
     await swarm.until(lambda: members[0].node.parts.membership.view.registration(twin.peer).counter > 50)
+    assert "identity" not in caplog.text
+
+
+async def test_two_with_one_identity_do_not_outbid_each_other_without_end(
+    autojump_clock: MockClock,
+    make_swarm: MakeSwarm,
+    make_stranger: MakeStranger,
+    found: Found,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    swarm = make_swarm(trainers=3, start_peers=4, rounds=4)
+    members = await found(swarm, 4)
+    victim = members[1]
+    signer = Signer.from_seed(bytes([1] * 32))
+    stranger = await make_stranger(swarm)
+    await stranger.join(*(member.peer for member in members))
+    said = 0
+    async with trio.open_nursery() as nursery:
+
+        async def outbid() -> None:
+            """The other process: it never lets a later record of its own stand."""
+            nonlocal said
+            while True:
+                counter = victim.node.parts.membership.counter
+                await stranger.shout(Registered(record(signer, swarm.run_id, counter=counter + 1)))
+                await stranger.say(
+                    victim.peer, Exchange(Round(0), Delta((record(signer, swarm.run_id, counter + 1),)), 0)
+                )
+                said += 1
+                await trio.sleep(0.2)
+
+        nursery.start_soon(outbid)
+        assert (await swarm.until_finished(RUN_S)).round == 4
+        await trio.sleep(120)
+        nursery.cancel_scope.cancel()
+    assert said > 100
+    assert len(victim.saved) < 50
+    assert caplog.text.count("another process has this node's identity") == 1

@@ -20,7 +20,7 @@ from libp2p.utils.varint import encode_uvarint
 
 from gossipnode.net.libp2p import addresses
 from gossipnode.net.libp2p.gossip import Topics
-from gossipnode.net.libp2p.pubsub import GuardedRouter
+from gossipnode.net.libp2p.pubsub import OUTBOUND_RPCS, GuardedRouter
 from gossipnode.net.libp2p.sockets import Tally
 from gossipnode.net.libp2p.transport import Libp2pTransport, open_libp2p
 from protocols import limits
@@ -110,6 +110,9 @@ async def test_a_neighbours_queue_holds_more_than_libp2ps_own() -> None:
     """A relay cannot pace what it passes on."""
     async with linked((0, 1)) as [a, b]:
         queue = a._pubsub.peer_queues[addresses.peer_id(b.me)]
+        with trio.fail_after(5):
+            while queue._queue.max_size < OUTBOUND_RPCS:  # the queue's task has just begun
+                await trio.lowlevel.checkpoint()
         assert all(queue.push(rpc_pb2.RPC()) for _ in range(200))
 
 
