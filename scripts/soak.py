@@ -28,6 +28,8 @@ from rich.live import Live
 from rich.table import Table
 from testnet import Failed, homes
 
+from gossipnode.status.report import Status
+
 ROUNDS = 10**9  # more than any soak sees
 POLL_S = 0.4  # each member is asked so often how far it is
 SAMPLE_S = 5.0
@@ -144,19 +146,24 @@ class Soak:
 
     async def _returned(self, member: Member, kind: str) -> None:
         """Until it is current again; how many rounds went by meanwhile is written down."""
-        began, first = trio.current_time(), None
+        began = trio.current_time()
         with trio.move_on_after(RETURN_S):
+            await self._word_of(member)
+            first_at, first = trio.current_time(), self.seen.highest
             while True:
-                before, member.status = self.seen.highest, None
-                while member.status is None or not member.status.node.joined:  # noqa: ASYNC110 - likewise
-                    await trio.sleep(POLL_S / 4)
-                if first is None:
-                    first = (trio.current_time(), before)
-                if member.round >= before - NEAR:
-                    took_s = trio.current_time() - first[0]
-                    back = Return(member.name, kind, max(0, before - first[1]), took_s, first[0] - began)
-                    return self.seen.returns.append(back)
+                before = self.seen.highest
+                if (await self._word_of(member)).progress.round >= before - NEAR:
+                    break
+            took_s, start_s = trio.current_time() - first_at, first_at - began
+            return self.seen.returns.append(Return(member.name, kind, before - first, took_s, start_s))
         self.seen.findings.append(f"{member.name} was not current {RETURN_S:.0f} s after its return ({kind})")
+
+    async def _word_of(self, member: Member) -> Status:
+        """Its next status, once it has joined."""
+        member.status = None
+        while member.status is None or not member.status.node.joined:  # noqa: ASYNC110 - likewise
+            await trio.sleep(POLL_S / 4)
+        return member.status
 
     async def _all_well(self) -> None:
         """No more faults: whoever was down is back. Then each is asked once more."""
