@@ -17,7 +17,7 @@ from msgspec import Meta
 
 from gossipnode.errors import OperatorError
 from gossipnode.events import Event, event_of, require_possible, told
-from gossipnode.net.simulated import Conditions, scattered
+from gossipnode.net.simulated import Conditions, regions
 from gossipnode.newrun import merged, require_draft
 from gossipnode.random_faults import random_events, random_loss
 from gossipnode.simulation import Scenario
@@ -105,7 +105,7 @@ def scenario_of(setting: Setting) -> Scenario:
         events += random_events(setting.seed, setting.nodes, setting.rounds)
         loss = loss or random_loss(setting.seed)
     conditions = Conditions(
-        delay=scattered(setting.seed) if setting.latency == "wan" else LAN_S,
+        delay=regions(setting.seed) if setting.latency == "wan" else LAN_S,
         bandwidth=setting.bandwidth * BYTES_PER_MB or math.inf,
         request_loss=loss,
         gossip_loss=loss,

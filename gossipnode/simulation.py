@@ -79,6 +79,7 @@ class Outcome:
     wall_s: float
     finished: bool  # every living node, before the time was over
     one_model: bool = True  # all are to hold the same at the end; not so in some of the baselines
+    deliveries: int = 0  # packets
 
     @property
     def succeeded(self) -> bool:
@@ -99,7 +100,8 @@ def simulate(scenario: Scenario, tell: Callable[[Tick], None] = lambda tick: Non
     began = time.perf_counter()
     swarm = Swarm(scenario, tell)
     report, finished = run_deterministic(swarm.run, seed=scenario.seed)
-    return Outcome(report, report.trace, report.virtual_s, time.perf_counter() - began, finished)
+    wall_s, deliveries = time.perf_counter() - began, swarm.network.deliveries
+    return Outcome(report, report.trace, report.virtual_s, wall_s, finished, deliveries=deliveries)
 
 
 class Swarm:

@@ -181,9 +181,7 @@ class _Files:
         return self.door("manifest-file", texts, load_manifest, b"[signed]", b"[[signed.amendments]]", b"1979-05-27")
 
     def draft(self) -> Door:
-        example = (
-            b'name = "a run"\ntask = "digits"\nprotocol = "modest"\n[modest]\ntrainers = 4\n[training]\nlr = 0.1\n'
-        )
+        example = b'name = "x"\ntask = "digits"\nprotocol = "modest"\n[modest]\ntrainers = 4\n[training]\nlr = 0.1\n'
         missing = {"author": SIGNER.peer, "theta0": MODEL.hex(), "model_bytes": 100}
         return self.door(
             "draft", [example], lambda path: load_draft(path, **missing), b"[admission]", b'mode = "allow"'

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 SCRIPTS = Path(__file__).parent.parent.parent / "scripts"
-NAMES = ("round", "exchange", "idle", "start", "faults")
+NAMES = ("round", "exchange", "idle", "start", "faults", "simulator")
 
 
 def run(name: str, *options: str) -> str:
@@ -62,6 +62,14 @@ def test_idle(tmp_path: Path) -> None:
     found = figures("idle", tmp_path, "--nodes", "2", "--task", "digits", "--seconds", "0.2")
     assert found["pss_mib"] > 10
     assert set(found["alone"]["memory"]) == {"daemon", "worker"}
+
+
+def test_simulator(tmp_path: Path) -> None:
+    found = figures("simulator", tmp_path, "--nodes", "6", "--rounds", "2", "--profile")
+    assert found["finished"]
+    assert found["packets"] > 100
+    assert found["node_kib"] > 0
+    assert sum(found["where"].values()) == pytest.approx(1.0)
 
 
 def test_start(tmp_path: Path) -> None:
