@@ -20,6 +20,7 @@ from protocols.messages import (
     GOSSIP,
     Aggregated,
     AnyMessage,
+    Compare,
     Exchange,
     Hello,
     Proposal,
@@ -39,7 +40,7 @@ log = logging.getLogger(__name__)
 INSIST_S = (1.0, 3.0, 6.0)
 
 # On these we ask or fetch from others, or check signatures: they may cost a thousand times what it costs to ask.
-ACTING = (Aggregated, Exchange, Proposal, Settled, TrainedModel, Unable)
+ACTING = (Aggregated, Compare, Exchange, Proposal, Settled, TrainedModel, Unable)
 
 M = TypeVar("M", bound=AnyMessage)
 A = TypeVar("A", bound=AnyMessage)
@@ -50,6 +51,10 @@ Listener = Callable[[PeerId, Any], Awaitable[None]]
 
 class Declined(NoAnswer):
     """The peer answered that it will not, and why."""
+
+
+async def _presumed(peer: PeerId) -> bool:
+    return True
 
 
 class Desk:
@@ -71,6 +76,7 @@ class Desk:
         self.known: Callable[[PeerId], bool] = lambda peer: False  # a member: the last rations are kept for them
         self.shunned: Callable[[PeerId], bool] = lambda peer: False  # quarantined: not answered, not listened to
         self.heard: Callable[[PeerId], None] = lambda peer: None  # told of every sign of life
+        self.alive: Callable[[PeerId], Awaitable[bool]] = _presumed  # asked of who did not answer
         self.leaving = False  # then only who is here is talked about, no longer the work
 
     @property
@@ -144,14 +150,16 @@ class Desk:
             raise NoAnswer(f"malformed answer: {error}") from None
 
     async def insist(self, peer: PeerId, question: AnyMessage, want: type[A] | tuple[type[A], ...]) -> A:
-        """Ask up to three times, each time waiting longer: for what may be heard twice. Raises as `ask` does."""
+        """Ask up to three times, each time waiting longer, unless it has fallen silent: for what may be heard twice.
+        Raises as `ask` does."""
         for timeout_s in INSIST_S[:-1]:
             try:
                 return await self.ask(peer, question, want, timeout_s)
             except (Declined, Unreachable):
                 raise
             except NoAnswer:
-                continue
+                if not await self.alive(peer):
+                    raise
         return await self.ask(peer, question, want, INSIST_S[-1])
 
     async def tell(self, topic: str, message: AnyMessage) -> None:

@@ -18,6 +18,7 @@ from protocols import limits
 from protocols.backoff import BACKOFF_FIRST_S, BACKOFF_MOST_S, Backoff
 from protocols.desk import Declined, Desk
 from protocols.exchanges import Exchanges, Partner
+from protocols.liveness import FRESH_S, Liveness
 from protocols.messages import (
     AnyMessage,
     Hello,
@@ -41,9 +42,7 @@ log = logging.getLogger(__name__)
 DEGREE = 8  # links kept up: GossipSub's mesh wants about 6, and 8 random links connect any swarm we can hold a view of
 EXCHANGE_S = 2.0  # between exchanges, jittered by half; a view of n peers is known to all after about log2(n) of them
 DIAL_TICK_S = 0.5  # how often missing links are looked for
-FRESH_S = 1.0  # a linked peer heard from this lately is alive without asking: a wrong guess costs one round's deadline
 TOUCHES = 3  # times in an activity window that a live peer is noted: each note travels to everybody
-DIAL_TRIPS = 5  # round trips of TCP, noise, yamux and the question's own stream before an answer over a new link
 HELLO_S = 10.0  # includes the other side's start-up on a busy machine
 GOODBYE_S = 1.0  # of the 5 s in which a node must stop
 
@@ -69,9 +68,7 @@ class Membership:
         self.run_id = run
         self.topic = f"/gossipnode/1/{run.hex()}"
         self.round = Round(0)
-        self.patience = patience
-        # A peer without a link must be dialled first: several round trips, and another estimate.
-        self._dialling = Patience(min(DIAL_TRIPS * patience.floor_s, patience.ceiling_s), patience.ceiling_s)
+        self.liveness = Liveness(desk, patience, rng, lambda: self.round, self._ponged)
         self.counter = counter
         self._signer = signer
         self._roles = tuple(roles)
@@ -84,6 +81,7 @@ class Membership:
         self.outbid = trio.Event()  # somebody knows a later record of us than we do: join again
         self.acquainted = trio.Event()  # a first peer of this run has answered
         desk.heard = self._heard
+        desk.alive = self.ping
         desk.on(Hello, self._on_hello)
         desk.on(Ping, self._on_ping)
         desk.on_gossip(Registered, self._on_registered)
@@ -109,17 +107,11 @@ class Membership:
         partner = self._partners.get(peer)
         if partner is not None and trio.current_time() - partner.heard_at < FRESH_S:
             return True
-        patience = self.patience if peer in self.desk.transport.peers() else self._dialling
-        start = trio.current_time()
-        try:
-            pong = await self.desk.ask(peer, Ping(self.round), Pong, patience.deadline_s)
-        except TransportError:
-            patience.missed()
-            return False
-        patience.heard(trio.current_time() - start)
-        self.timed(peer, trio.current_time() - start)
+        return await self.liveness.is_alive(peer)
+
+    def _ponged(self, peer: PeerId, pong: Pong, duration_s: float) -> None:
+        self.timed(peer, duration_s)
         self.note_round(peer, pong.round)
-        return True
 
     def rtt_s(self, peer: PeerId) -> float | None:
         partner = self._partners.get(peer)
@@ -148,6 +140,7 @@ class Membership:
             nursery.start_soon(self._follow_links, nursery)
             nursery.start_soon(self._keep_links, nursery)
             nursery.start_soon(self._exchange_for_ever)
+            nursery.start_soon(self.liveness.run)
 
     def prepare(self) -> None:
         """Move the counter on; the caller makes it durable before `join` or `leave` says it: none is said twice."""
@@ -320,6 +313,7 @@ class Membership:
 
     def _heard(self, peer: PeerId) -> None:
         self._touch(peer, self.round)
+        self.liveness.heard(peer)
         if partner := self._partners.get(peer):
             partner.heard_at = trio.current_time()
 

@@ -327,3 +327,26 @@ async def test_a_newcomer_to_what_is_left_of_a_swarm_learns_of_its_last_model(
         swarm.crash(member)
     await swarm.start(1)
     assert await swarm.until_finished(100.0) == last
+
+
+@pytest.mark.parametrize("trainers", [2, 4])
+async def test_a_frozen_peer_slows_the_first_rounds_and_no_more(
+    autojump_clock: MockClock, make_swarm: MakeSwarm, trainers: int
+) -> None:
+    """As SIGSTOP: its kernel keeps the links up, and it is a candidate until the activity window has passed."""
+    swarm = make_swarm(trainers=trainers, start_peers=6, rounds=0)
+    await swarm.start(6)
+    await swarm.until_round(20)
+
+    async def time_of(rounds: int) -> float:
+        began, first = trio.current_time(), max(swarm.rounds())
+        others = [member for member in swarm.members if member is not frozen]
+        await swarm.until(lambda: min(member.round for member in others) >= first + rounds)
+        return (trio.current_time() - began) / rounds
+
+    frozen = None
+    usual_s = await time_of(10)
+    frozen = swarm.members[3]
+    swarm.network.pause(frozen.peer)
+    await time_of(5)
+    assert await time_of(20) < 1.5 * usual_s
