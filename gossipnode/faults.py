@@ -1,8 +1,9 @@
 """Carries out the events of a scenario on a simulated swarm, each at its time, and undoes those that last for a while.
 
 Events of one moment happen in the order in which the scenario names them. Whom they strike is drawn from the seed.
-Invariants: the last SURVIVORS living nodes are never struck, for no protocol outlives the death of everyone; and what
-happened is written down with the moment and the names, so that a report can be read without its scenario.
+Invariants: the last SURVIVORS living nodes are never struck, for no protocol outlives the death of everyone, nor is the
+one node that a newcomer was told of before the two have met; and what happened is written down with the moment and the
+names, so that a report can be read without its scenario.
 """
 
 from __future__ import annotations
@@ -138,8 +139,14 @@ class Faults:
         return [among[index] for index in sorted(chosen)]
 
     def _victims(self, amount: float) -> list[Member]:
-        living = self._living()
-        return self._drawn(living, amount)[: max(0, len(living) - SURVIVORS)]
+        living, doors = self._living(), self._doors()
+        drawn = self._drawn(living, amount)[: max(0, len(living) - SURVIVORS)]
+        return [member for member in drawn if not doors.intersection(member.addresses())]
+
+    def _doors(self) -> set[str]:
+        """Addresses through which somebody who has met nobody yet is coming in."""
+        strangers = [member for member in self._living() if not member.node.parts.membership.acquainted.is_set()]
+        return {address for member in strangers for address in member.run.bootstrap}
 
     def _write_down(self, kind: str, members: Sequence[Member], event: Event | None = None) -> None:
         now = trio.current_time()

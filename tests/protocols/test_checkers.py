@@ -87,7 +87,7 @@ async def test_a_fork_that_remains(autojump_clock: MockClock, make_swarm: MakeSw
     before, doctored.head.known = doctored.head.known, another(doctored.head.known)
     world = swarm.world()
     assert not found(checker, world, later(world, SETTLED_S - 1))
-    (finding,) = found(checker, later(world, SETTLED_S))
+    (finding,) = found(checker, later(world, SETTLED_S + 1))
     assert len(finding.nodes) == 5
     doctored.head.known = before
     assert not found(checker, later(world, 2 * SETTLED_S))
