@@ -65,7 +65,7 @@ class Modest(Section, frozen=True, kw_only=True):
     ] = 50
     pull_every: Annotated[
         int, Meta(ge=1, le=limits.ROUND, description="nodes outside the committee fetch every n-th aggregate")
-    ] = 5
+    ] = 20
 
 
 class Timing(Section, frozen=True, kw_only=True):

@@ -8,7 +8,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from protocols import wire
+from protocols.amendments import amend, present, sign
+from protocols.manifest import Manifest, canonical, run_id, validated
 from protocols.messages import (
     Ack,
     Aggregate,
@@ -36,6 +40,7 @@ from protocols.messages import (
     Unable,
     Welcome,
 )
+from protocols.signatures import Signer
 from sampling.peers import PeerId, Role, Round
 from sampling.ranking import rank, ticket
 from sampling.view import Delta, Registration
@@ -110,8 +115,34 @@ def _ranking(name: str, peers: list[PeerId], round: Round, salt: bytes) -> dict[
     return {"name": name, "peers": peers, "round": round, "salt": salt.hex(), "order": order, "tickets": tickets}
 
 
+def manifest_vectors() -> dict[str, Any]:
+    """From the tables that the file holds."""
+    tables = [vector["tables"] for vector in json.loads((GOLDEN / "manifest.json").read_text())["manifests"]]
+    author = Signer.from_seed(bytes(32))
+    signed = sign(
+        Manifest(
+            name="digits", protocol="modest", task="digits", author=author.peer, theta0="ab" * 32, model_bytes=1000
+        ),
+        author,
+    )
+    twice = amend(amend(signed, {"training.lr": 0.5, "rounds": 10}, author), {"training.lr": 0.25}, author)
+    return {
+        "manifests": [
+            {"tables": each, "canonical": canonical(manifest).hex(), "run": run_id(manifest).hex()}
+            for each in tables
+            for manifest in [validated(each)]
+        ],
+        "signed": {
+            "encoded": twice.encode().hex(),
+            "run": twice.run.hex(),
+            "present": msgspec.to_builtins(present(twice)),
+        },
+    }
+
+
 def main() -> None:
-    for name, vectors in (("ranking", ranking_vectors()), ("wire", wire_vectors())):
+    vectors_of = {"ranking": ranking_vectors(), "wire": wire_vectors(), "manifest": manifest_vectors()}
+    for name, vectors in vectors_of.items():
         (GOLDEN / f"{name}.json").write_text(json.dumps(vectors, indent=1, ensure_ascii=False) + "\n")
 
 
