@@ -140,12 +140,13 @@ class Faults:
 
     def _victims(self, amount: float) -> list[Member]:
         living, doors = self._living(), self._doors()
-        drawn = self._drawn(living, amount)[: max(0, len(living) - SURVIVORS)]
-        return [member for member in drawn if not doors.intersection(member.addresses())]
+        count = max(1, round(amount * len(living))) if amount < 1 else int(amount)
+        others = [member for member in living if not doors.intersection(member.addresses())]
+        return self._drawn(others, max(1, min(count, len(living) - SURVIVORS))) if len(living) > SURVIVORS else []
 
     def _doors(self) -> set[str]:
         """Addresses through which somebody who has met nobody yet is coming in."""
-        strangers = [member for member in self._living() if not member.node.parts.membership.acquainted.is_set()]
+        strangers = [member for member in self._living() if len(member.node.parts.membership.view) <= 1]
         return {address for member in strangers for address in member.run.bootstrap}
 
     def _write_down(self, kind: str, members: Sequence[Member], event: Event | None = None) -> None:

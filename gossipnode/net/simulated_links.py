@@ -294,6 +294,10 @@ class Endpoint:
         attempt = self._dialling.get(far.me)
         if attempt is not None and attempt.link is not link:
             attempt.link.state[self] = End.DOWN  # ours gives way
+        old = self.links.get(far.me)
+        if old is not None and old is not link:
+            old.state[self] = End.DOWN  # lest it is given up later, and takes this one with it
+            old.review()
         link.state[self] = End.UP
         self.links[far.me] = link
         self.version += 1
