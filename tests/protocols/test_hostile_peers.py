@@ -110,6 +110,7 @@ async def test_an_aggregator_that_takes_models_and_merges_none_is_passed_over(
     await founded(swarm, 5)
     (sloth, *_) = swarm.aggregators(4)
     await swarm.until_round(2)
+    swarm.liars.add(sloth.peer)
     sloth.node.protocol.aggregator._merge = never
     sloth.node.parts.learner.merge = never
     assert (await swarm.until_finished(4000.0)).round == 12
@@ -124,6 +125,7 @@ async def test_passing_over_costs_a_few_rounds_time(autojump_clock: MockClock, m
     await swarm.until_round(24)
     usual_s = (trio.current_time() - began) / 4
     (sloth,) = swarm.aggregators(26)
+    swarm.liars.add(sloth.peer)
     sloth.node.protocol.aggregator._merge = never
     await swarm.until_round(25)
     began = trio.current_time()
@@ -138,7 +140,7 @@ async def test_a_model_that_its_aggregator_never_gives_out_is_made_again(
     swarm = make_swarm(trainers=3, start_peers=6, rounds=6)
     await founded(swarm, 6)
     (miser,) = swarm.aggregators(3)
-    mine = {each.peer for each in swarm.alive()} - {miser.peer}
+    swarm.liars.add(miser.peer)
     size, merge, hidden = miser.blobs.size, miser.learner.merge, set()
 
     async def merge_and_hide(models: Any, weights: Any) -> Digest:  # noqa: ANN401
@@ -148,7 +150,6 @@ async def test_a_model_that_its_aggregator_never_gives_out_is_made_again(
 
     miser.learner.merge = merge_and_hide
     miser.blobs.size = lambda digest: None if digest in hidden else size(digest)
-    assert mine
     last = await swarm.until_finished(300.0)
     assert last.round == 6
     assert [aggregate.round for aggregate in swarm.believed] == list(range(1, 7))  # nobody went back
