@@ -9,9 +9,9 @@ from __future__ import annotations
 import multiprocessing
 import os
 import re
+import signal
 import time
 from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -68,17 +68,18 @@ def sweep(setting: Setting, seeds: range, replay: str, console: Console) -> int:
 
 def _results(setting: Setting, seeds: range) -> Iterable[Result]:
     """In the order in which they are done. Each process starts afresh: forking torch's threads is not safe."""
-    context = multiprocessing.get_context("spawn")
-    workers = min(os.cpu_count() or 1, len(seeds))
+    settings = [with_seed(setting, seed) for seed in seeds]
+    workers = min(os.cpu_count() or 1, len(settings))
     if workers == 1:
-        yield from (tried(with_seed(setting, seed)) for seed in seeds)
+        yield from map(tried, settings)
         return
-    pool = ProcessPoolExecutor(workers, mp_context=context)
-    try:
-        for done in as_completed([pool.submit(tried, with_seed(setting, seed)) for seed in seeds]):
-            yield done.result()
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+    with multiprocessing.get_context("spawn").Pool(workers, _leave_to_the_parent) as pool:  # leaving it ends them
+        yield from pool.imap_unordered(tried, settings)
+
+
+def _leave_to_the_parent() -> None:
+    """A terminal's Ctrl-C reaches every process; one line about it is enough."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def tried(setting: Setting) -> Result:

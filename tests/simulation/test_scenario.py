@@ -161,6 +161,18 @@ def test_an_event_is_told_as_it_is_written(event: Kill) -> None:
     assert event_of(told(event), "here") == event
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), BaseExceptionGroup("nurseries", [KeyboardInterrupt()])])
+def test_an_interruption_is_one_line(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    def interrupted(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("gossipnode.simulate.run", interrupted)
+    done = CliRunner().invoke(main, ["simulate", "--nodes", "3"])
+    assert done.exit_code == 130
+    assert done.output.splitlines()[-1] == "interrupted"
+    assert "Traceback" not in done.output
+
+
 def test_random_faults_are_drawn_from_the_seed() -> None:
     drawn = [random_events(seed, 10, 12) for seed in range(200)]
     assert drawn == [random_events(seed, 10, 12) for seed in range(200)]
