@@ -13,6 +13,21 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
+class _Shared(bytes):
+    """Bytes that can be referred to weakly."""
+
+
+_shelf: Final = WeakValueDictionary[Digest, _Shared]()
+
+
+def _shared(digest: Digest, data: bytes | bytearray) -> bytes:
+    """The blob as some other node of this process keeps it already: a thousand of them hold one model but once."""
+    blob = _shelf.get(digest)
+    if blob is None:
+        blob = _shelf[digest] = _Shared(data)
+    return blob
+
+
 class MemoryBlobs:
     """Implements `protocols.blobs.Blobs` without threads or files, so that virtual time stays true."""
 
@@ -57,7 +72,7 @@ class MemoryBlobs:
         digest = digest_of(data)
         if digest not in self._blobs:
             self._claim(digest, len(data))
-            self._settle(digest, bytes(data))
+            self._settle(digest, data)
         self._ledger.touch(digest)
         return digest
 
@@ -104,7 +119,7 @@ class MemoryBlobs:
         if arrival.hash.digest() != digest:
             self._discard(digest, arrival)
             return False
-        self._settle(digest, bytes(data))
+        self._settle(digest, data)
         return True
 
     def _discard(self, digest: Digest, arrival: Arrival) -> None:
@@ -123,9 +138,9 @@ class MemoryBlobs:
             self._blobs.pop(victim, None)
             self._forget_arrival(victim)
 
-    def _settle(self, digest: Digest, data: bytes) -> None:
+    def _settle(self, digest: Digest, data: bytes | bytearray) -> None:
         self._forget_arrival(digest)
-        self._blobs[digest] = data
+        self._blobs[digest] = _shared(digest, data)
         self._ledger.enter(digest, len(data))
 
     def _forget_arrival(self, digest: Digest) -> None:

@@ -160,6 +160,8 @@ class Mesh:
     def _fresh(self, rumour: Rumour, audience: list[PeerId]) -> list[PeerId]:
         if not rumour.unclaimed:
             return []
+        if not self._endpoint.wire.divided:
+            return [peer for peer in audience if peer in rumour.unclaimed]
         blocked = self._endpoint.wire.blocked
         return [peer for peer in audience if peer in rumour.unclaimed and not blocked(self._endpoint.me, peer)]
 

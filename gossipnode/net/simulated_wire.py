@@ -8,6 +8,7 @@ Invariant: everything that happens is a function of the seed, the conditions and
 
 from __future__ import annotations
 
+import math
 import random
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Sequence
@@ -18,7 +19,7 @@ from typing import ClassVar
 import trio
 
 from gossipnode.net.simulated_conditions import Conditions
-from gossipnode.net.virtual_time import Trace
+from gossipnode.net.virtual_time import Leap, Sleeper, Trace
 from sampling.peers import PeerId
 
 
@@ -88,17 +89,28 @@ class Wire:
         self._heap: list[tuple[float, int, bool, Packet]] = []  # (time, sequence, wholly received, packet)
         self._sequence = 0
         self._sleep = trio.CancelScope()
+        self._sleeper = Sleeper()  # instead of `_sleep`, where time leaps
         self._groups: dict[PeerId, int] = {}
         self._cuts: list[tuple[frozenset[PeerId], frozenset[PeerId]]] = []
 
     # -- time ---------------------------------------------------------------------------------------------------------
     async def run(self) -> None:
         """Deliver for ever."""
+        clock = trio.lowlevel.current_clock()
+        if isinstance(clock, Leap):
+            with clock.sleeper() as self._sleeper:
+                await self._run_leaping()
         while True:
             self._deliver_due(trio.current_time())
             with trio.CancelScope() as self._sleep:
-                self._sleep.deadline = self._heap[0][0] if self._heap else float("inf")
+                self._sleep.deadline = self._heap[0][0] if self._heap else math.inf
                 await trio.sleep_forever()
+
+    async def _run_leaping(self) -> None:
+        while True:
+            self._deliver_due(trio.current_time())
+            self._sleeper.due_s = self._heap[0][0] if self._heap else math.inf
+            await self._sleeper.sleep()
 
     def _deliver_due(self, now: float) -> None:
         heap = self._heap
@@ -112,6 +124,9 @@ class Wire:
     def _push(self, time_s: float, whole: bool, packet: Packet) -> None:
         self._sequence += 1
         heappush(self._heap, (time_s, self._sequence, whole, packet))
+        if time_s < self._sleeper.due_s:
+            self._sleeper.due_s = time_s
+            self._sleeper.wake_if_due(trio.current_time())
         if time_s < self._sleep.deadline:
             self._sleep.deadline = time_s
 
@@ -196,9 +211,16 @@ class Wire:
     # -- faults -------------------------------------------------------------------------------------------------------
     def blocked(self, source: PeerId, target: PeerId) -> bool:
         """Nothing gets through from `source` to `target`."""
+        if not self.divided:
+            return False
         if source in self._groups and self._groups.get(target, self._groups[source]) != self._groups[source]:
             return True
         return any(source in senders and target in receivers for senders, receivers in self._cuts)
+
+    @property
+    def divided(self) -> bool:
+        """There is a partition or a cut."""
+        return bool(self._groups or self._cuts)
 
     def partition(self, groups: Sequence[Collection[PeerId]]) -> None:
         self._groups = {peer: number for number, group in enumerate(groups) for peer in group}

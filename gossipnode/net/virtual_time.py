@@ -8,6 +8,7 @@ jumps whenever every task waits, and would jump past a working thread. `Leap` do
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import math
 from collections.abc import Awaitable, Callable, Iterator
@@ -26,8 +27,19 @@ T = TypeVar("T")
 
 def run_deterministic(async_fn: Callable[..., Awaitable[T]], *args: object, seed: int) -> T:
     """`trio.run` in virtual time from 0, its scheduling a function of the seed alone."""
-    with _seeded_scheduler(seed):
+    with _seeded_scheduler(seed), _rare_collections():
         return trio.run(partial(async_fn, *args), clock=Leap())
+
+
+@contextmanager
+def _rare_collections() -> Iterator[None]:
+    """A swarm is a million objects that stay: looking through them all again and again costs a third of its time."""
+    before = gc.get_threshold()
+    gc.set_threshold(100_000, 50, 1000)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 class Leap(Clock):
@@ -35,6 +47,7 @@ class Leap(Clock):
 
     def __init__(self) -> None:
         self._now = 0.0
+        self._sleepers: list[Sleeper] = []
 
     def start_clock(self) -> None:
         pass
@@ -44,10 +57,50 @@ class Leap(Clock):
 
     def deadline_to_sleep_time(self, deadline: float) -> float:
         """Trio asks when every task waits, and expires deadlines right after."""
+        for sleeper in self._sleepers:
+            if sleeper.asleep and sleeper.due_s < deadline:
+                deadline = sleeper.due_s
         if deadline == math.inf:  # only a signal can go on, or a thread of trio's own as the run ends
             return deadline
         self._now = max(self._now, deadline)
+        for sleeper in self._sleepers:
+            sleeper.wake_if_due(self._now)
         return 0.0
+
+    @contextmanager
+    def sleeper(self) -> Iterator[Sleeper]:
+        sleeper = Sleeper()
+        self._sleepers.append(sleeper)
+        try:
+            yield sleeper
+        finally:
+            self._sleepers.remove(sleeper)
+
+
+class Sleeper:
+    """A task that is woken at a time which others may bring forward: cheaper than a cancel scope for each sleep."""
+
+    def __init__(self) -> None:
+        self.due_s = math.inf
+        self._task: trio.lowlevel.Task | None = None
+
+    @property
+    def asleep(self) -> bool:
+        return self._task is not None
+
+    async def sleep(self) -> None:
+        """Until `due_s`."""
+        self._task = trio.lowlevel.current_task()
+        await trio.lowlevel.wait_task_rescheduled(self._abort)
+
+    def wake_if_due(self, now: float) -> None:
+        if self._task is not None and self.due_s <= now:
+            task, self._task = self._task, None
+            trio.lowlevel.reschedule(task)
+
+    def _abort(self, raise_cancel: object) -> trio.lowlevel.Abort:
+        self._task = None
+        return trio.lowlevel.Abort.SUCCEEDED
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 import trio
 
 from gossipnode.net.simulated import Conditions, Trace, scattered, simulate_network
-from gossipnode.net.virtual_time import run_deterministic
+from gossipnode.net.virtual_time import Leap, Sleeper, run_deterministic
 from protocols.transport import TransportError
 from sampling.peers import PeerId
 from verify.digest import Digest
@@ -154,3 +155,26 @@ def test_time_leaps_to_the_next_deadline_and_stands_still_between() -> None:
     woken = run_deterministic(sleepers, seed=0)
     assert [time for time, _ in woken] == [0.5, 1.0, 1.0, 1.5, 1.5, 2.0, 3.0, 3.0, 4.5]
     assert sorted(woken) == sorted((number * turn * 0.5, number) for number in (1, 2, 3) for turn in (1, 2, 3))
+
+
+def test_a_sleeper_is_woken_when_its_time_is_brought_forward() -> None:
+    async def woken_at() -> list[float]:
+        times: list[float] = []
+        clock = trio.lowlevel.current_clock()
+        assert isinstance(clock, Leap)
+
+        async def doze(sleeper: Sleeper, *due_s: float) -> None:
+            for each_s in due_s:
+                sleeper.due_s = each_s
+                await sleeper.sleep()
+                times.append(trio.current_time())
+
+        with clock.sleeper() as sleeper, trio.move_on_after(100.0):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(doze, sleeper, 1.0, 50.0, math.inf)
+                await trio.sleep(2.0)
+                sleeper.due_s = 5.0
+                await trio.sleep(10.0)
+        return times
+
+    assert run_deterministic(woken_at, seed=0) == [1.0, 5.0]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gossipnode.blobfiles import write_blob
-from gossipnode.memoryblobs import MemoryBlobs
+from gossipnode.memoryblobs import MemoryBlobs, _shelf
 from gossipnode.store import FileBlobs
 from protocols.blobs import StoreFull
 from verify.digest import digest_of
@@ -244,3 +244,15 @@ async def test_adopting_what_does_not_fit_removes_it(tmp_path: Path) -> None:
         store.adopt(digest)
     assert not store.path(digest).exists()
     assert store.held_bytes == 10
+
+
+async def test_blobs_in_memory_are_kept_once_for_all_nodes() -> None:
+    one, other = MemoryBlobs(10_000), MemoryBlobs(10_000)
+    digest = await one.put(bytes(range(250)))
+    assert await other.put(bytes(range(250))) == digest
+    assert await one.get(digest) is await other.get(digest)
+    assert await one.get(digest) == bytes(range(250))
+    assert digest in _shelf
+    del one, other
+    gc.collect()
+    assert digest not in _shelf
