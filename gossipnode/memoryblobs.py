@@ -13,18 +13,23 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
-class _Shared(bytes):
+class _Shared:
     """Bytes that can be referred to weakly."""
 
+    __slots__ = ("__weakref__", "data")
 
-_shelf: Final = WeakValueDictionary[Digest, _Shared]()
+    def __init__(self, data: bytes) -> None:
+        self.data = data
 
 
-def _shared(digest: Digest, data: bytes | bytearray) -> bytes:
+_shelf: Final[WeakValueDictionary[Digest, _Shared]] = WeakValueDictionary()
+
+
+def _shared(digest: Digest, data: bytes | bytearray) -> _Shared:
     """The blob as some other node of this process keeps it already: a thousand of them hold one model but once."""
     blob = _shelf.get(digest)
     if blob is None:
-        blob = _shelf[digest] = _Shared(data)
+        blob = _shelf[digest] = _Shared(bytes(data))
     return blob
 
 
@@ -34,7 +39,7 @@ class MemoryBlobs:
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes: Final = max_bytes
         self._ledger: Final = Ledger(max_bytes)
-        self._blobs: dict[Digest, bytes] = {}
+        self._blobs: dict[Digest, _Shared] = {}
         self._arrivals: dict[Digest, tuple[Arrival, bytearray]] = {}
         self._in_hands: WeakValueDictionary[Digest, Receiving] = WeakValueDictionary()
 
@@ -50,13 +55,13 @@ class MemoryBlobs:
 
     def size(self, digest: Digest) -> int | None:
         blob = self._blobs.get(digest)
-        return None if blob is None else len(blob)
+        return None if blob is None else len(blob.data)
 
     def read(self, digest: Digest, offset: int, length: int) -> bytes:
         if digest not in self._blobs:
             return b""
         self._ledger.touch(digest)
-        return self._blobs[digest][offset : offset + length]
+        return self._blobs[digest].data[offset : offset + length]
 
     def peek(self, digest: Digest) -> bytes | None:
         """For who looks on from outside: not counted as a use."""
@@ -77,7 +82,7 @@ class MemoryBlobs:
         return digest
 
     async def get(self, digest: Digest) -> bytes:
-        blob = self._blobs[digest]
+        blob = self._blobs[digest].data
         self._ledger.touch(digest)
         return blob
 
