@@ -65,7 +65,8 @@ class MemoryBlobs:
 
     def peek(self, digest: Digest) -> bytes | None:
         """For who looks on from outside: not counted as a use."""
-        return self._blobs.get(digest)
+        blob = self._blobs.get(digest)
+        return None if blob is None else blob.data
 
     async def prove(self, digest: Digest) -> None:
         """Nothing to do: memory does not rot."""
