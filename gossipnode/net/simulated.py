@@ -95,7 +95,7 @@ class SimulatedTransport:
         self.endpoint.refuse(peer)
 
     def peers(self) -> frozenset[PeerId]:
-        return frozenset(self.endpoint.links)
+        return self.endpoint.peers()
 
     @asynccontextmanager
     async def links(self) -> AsyncIterator[trio.MemoryReceiveChannel[LinkUp | LinkDown]]:

@@ -179,6 +179,7 @@ class Endpoint:
         self.wire = wire
         self.links: dict[PeerId, Link] = {}  # up at our end
         self.version = 0  # counts changes of `links`
+        self._peers = 0, frozenset[PeerId]()  # as of that version
         self.address = f"/memory/{host.port}/p2p/{host.peer}"
         self._at_port = at_port
         self._known: dict[PeerId, tuple[str, ...]] = {}
@@ -197,6 +198,11 @@ class Endpoint:
 
     def receive(self, packet: Carried) -> None:
         self._receivers[type(packet)](packet)
+
+    def peers(self) -> frozenset[PeerId]:
+        if self._peers[0] != self.version:
+            self._peers = self.version, frozenset(self.links)
+        return self._peers[1]
 
     async def link_to(self, peer: PeerId) -> Link:
         """The link to the peer, dialled if need be. Raises Unreachable."""
@@ -350,6 +356,7 @@ class Endpoint:
                 link.state[self] = End.DOWN
                 link.review()
         self.links.clear()
+        self.version += 1
         for watcher in self._watchers:
             watcher.close()
 
