@@ -28,6 +28,7 @@ from protocols.messages import (
     Registered,
     Welcome,
 )
+from protocols.rates import Grant, Rates
 from protocols.registration import examined, sign_registration
 from protocols.signatures import Signer
 from protocols.transport import BadAddress, LinkDown, LinkUp, TransportError
@@ -68,6 +69,12 @@ class Membership:
         self.run_id = run
         self.topic = f"/gossipnode/1/{run.hex()}"
         self.round = Round(0)
+        self._checks = Rates[PeerId](
+            limits.CHECKS_PER_PEER_PER_S,
+            limits.CHECKS_PER_S,
+            burst_s=limits.CHECKS_BURST_S,
+            remembered=limits.VIEW_PEERS,
+        )
         self.liveness = Liveness(desk, patience, rng, lambda: self.round, self._ponged)
         self.counter = counter
         self._signer = signer
@@ -127,7 +134,7 @@ class Membership:
         for registration in delta.registrations:
             if not self._register(sender, registration):
                 return
-        horizon = self.round + limits.ROUNDS_AHEAD if self.round else limits.ROUND
+        horizon = self._horizon()
         for peer, round in delta.activity:
             if 0 <= round <= horizon:
                 self.view.touch(peer, round)
@@ -238,7 +245,9 @@ class Membership:
     def _missing(self) -> list[tuple[str, PeerId | None]]:
         """Whom to dial: the bootstrap addresses that are not linked, and random members up to DEGREE links."""
         linked = self.desk.transport.peers()
-        unlinked = [(address, None) for address, peer in self._bootstrap.items() if peer is None or peer not in linked]
+        # A bootstrap peer that has too many links closes ours: there is no need for it while there are others.
+        idle = len(linked) >= DEGREE
+        unlinked = [(at, None) for at, peer in self._bootstrap.items() if peer is None or not (idle or peer in linked)]
         room = DEGREE - len(linked) - sum(backoff.busy for backoff in self._backoffs.values())
         chosen = self._unlinked(linked, room) if room > 0 else []
         return [*unlinked, *((str(peer), peer) for peer in chosen)]
@@ -246,7 +255,7 @@ class Membership:
     def _unlinked(self, linked: frozenset[PeerId], most: int) -> list[PeerId]:
         """Random members without a link."""
         known = linked | self._strangers | {self.me}
-        others = [peer for peer in self.view.present() if peer not in known]
+        others = [peer for peer in self.view.present() if peer not in known and not self.desk.shunned(peer)]
         return self._rng.sample(others, min(most, len(others)))
 
     async def _dial(self, target: str, peer: PeerId | None, backoff: Backoff) -> None:
@@ -296,8 +305,10 @@ class Membership:
         known = self.view.registration(registration.peer)
         if known is not None and (known.counter, known.signature) >= (registration.counter, registration.signature):
             return True  # nothing new, so nothing to check
-        if not self.rules.admits(registration.peer):
-            return True  # the sender may know an amendment that we do not
+        if not self.rules.admits(registration.peer) or registration.round > self._horizon():
+            return True  # the sender may know an amendment that we do not, or be far ahead of us
+        if sender != self.me and self._checks.take(sender, trio.current_time()) is not Grant.YES:
+            return True  # a signature costs 0.1 ms: what is new beyond that is heard another time
         registration, why = examined(registration, self.run_id)
         if why is not None:
             self.desk.accuse(sender, OffenceKind.BAD_SIGNATURE, f"registration of {registration.peer}: {why}")
@@ -306,10 +317,14 @@ class Membership:
             # A record of ours that we do not remember: our state was lost, or restored from a backup. Outbid it.
             self.counter = registration.counter
             self.outbid.set()
-        elif self.view.register(registration):
+        elif self.view.register(registration, quiet_since=self.round - self.rules.activity_window):
             self.desk.transport.know(registration.peer, registration.addresses)
             log.debug("%s %s", registration.peer, "joined" if registration.present else "left")
         return True
+
+    def _horizon(self) -> int:
+        """The farthest round that may be true: until we know one, any."""
+        return self.round + limits.ROUNDS_AHEAD if self.round else limits.ROUND
 
     def _heard(self, peer: PeerId) -> None:
         self._touch(peer, self.round)

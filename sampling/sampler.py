@@ -1,7 +1,8 @@
 """SAMPLE(k, count) of MoDeST (arXiv 2302.13837, Algorithm 1): the first `count` live candidates in the hash order of k.
 
-Candidates are asked for a sign of life in rank order, `count` at a time; each one that stays silent is replaced by the
-next. Fewer than `count` are returned only when nobody is left to ask.
+Candidates are asked for a sign of life in rank order, `count` at a time; those that stay silent are replaced by the
+next, and by ever more at once, so that n dead ones cost log n deadlines. Fewer than `count` are returned only when
+nobody is left to ask.
 """
 
 from __future__ import annotations
@@ -47,19 +48,25 @@ class Sampler:
 
     async def sample(self, round: Round, count: int) -> list[PeerId]:
         """At most `count` live peers, in rank order."""
-        order = self.order(round)
-        waiting = iter(order)
-        live: set[PeerId] = set()
-        async with trio.open_nursery() as nursery:
-            for _ in range(count):
-                nursery.start_soon(self._find_one, waiting, live)
-        return [peer for peer in order if peer in live]
+        waiting, live = self._in_order(round), list[PeerId]()
+        width, spare = count, 1
+        while width > 0 and (asked := list(islice(waiting, width))):
+            live += await self._alive(asked)
+            width, spare = spare * (count - len(live)), 2 * spare
+        return live[:count]
 
-    async def _find_one(self, waiting: Iterator[PeerId], live: set[PeerId]) -> None:
-        for peer in waiting:
+    async def _alive(self, peers: list[PeerId]) -> list[PeerId]:
+        """Those that answer, asked all at once."""
+        live: set[PeerId] = set()
+
+        async def ask(peer: PeerId) -> None:
             if await self._ping(peer):
                 live.add(peer)
-                return
+
+        async with trio.open_nursery() as nursery:
+            for peer in peers:
+                nursery.start_soon(ask, peer)
+        return [peer for peer in peers if peer in live]
 
     def _eligible(self, peer: PeerId, round: Round) -> bool:
         registration = self._view.registration(peer)

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable, Iterator
-from itertools import takewhile
+from itertools import islice, takewhile
 from typing import Any, NamedTuple
 
 from sampling.peers import PeerId, Role, Round
+
+LOOKED_AT = 16  # entries of a full view, for one that has fallen silent
 
 
 class Registration(NamedTuple):
@@ -43,6 +45,7 @@ class View:
         self._active: dict[PeerId, Round] = {}
         self._registered_at: dict[PeerId, int] = {}  # version of the last change, for deltas; the newest comes last
         self._active_at: dict[PeerId, int] = {}
+        self._left: set[PeerId] = set()
         self._names: tuple[PeerId, ...] | None = None
         self.version = first_version
         self._hashes: dict[PeerId, int] = {}  # of the registrations
@@ -78,18 +81,20 @@ class View:
     def present(self) -> list[PeerId]:
         return [peer for peer in self if self._registrations[peer].present]
 
-    def register(self, new: Registration) -> bool:
-        """True if it was news. A full view makes room by forgetting the longest silent peer that has left."""
+    def register(self, new: Registration, quiet_since: int = 0) -> bool:
+        """True if it was news. A full view makes room by forgetting the longest silent peer that has left, or if none
+        has, one without a sign of life since the round `quiet_since`."""
         old = self._registrations.get(new.peer)
         if old is not None and (old.counter, old.signature) >= (new.counter, new.signature):
             return False
-        if old is None and len(self) >= self._capacity and not self._forget_one():
+        if old is None and len(self) >= self._capacity and not self._forget_one(quiet_since):
             return False
         self.version += 1
         self._seal(new)
         if old is None:
             self._names = None
         self._registrations[new.peer] = new
+        (self._left.discard if new.present else self._left.add)(new.peer)
         self._active[new.peer] = max(new.round, self._active.get(new.peer, new.round))
         # Both at once: told before the registration, activity would be ignored, and never be told again.
         _note(self._registered_at, new.peer, self.version)
@@ -155,16 +160,18 @@ class View:
         if new.peer not in self._places:
             self._places[new.peer] = _hash(new.peer.encode())
 
-    def _forget_one(self) -> bool:
-        left = [peer for peer, registration in self._registrations.items() if not registration.present]
-        if not left:
+    def _forget_one(self, quiet_since: int) -> bool:
+        # Whose activity was noted longest ago stands first: looking at all would make each refusal cost a scan.
+        quiet = [peer for peer in islice(self._active_at, LOOKED_AT) if self._active[peer] < quiet_since]
+        if not (self._left or quiet):
             return False
-        gone = min(left, key=lambda peer: (self._active[peer], peer))
+        gone = min(self._left or quiet, key=lambda peer: (self._active[peer], peer))
         self.seal ^= self._hashes[gone]
         self._names = None
         tables: tuple[dict[PeerId, Any], ...] = (self._registrations, self._active, self._registered_at)
         for table in (*tables, self._active_at, self._hashes, self._places):
             table.pop(gone, None)
+        self._left.discard(gone)
         return True
 
 

@@ -66,8 +66,8 @@ async def test_each_silent_peer_is_replaced_by_the_next(autojump_clock: MockCloc
     ping = Pings(dead=[order[0], order[2], order[5]])
     start = trio.current_time()
     assert await sampler(ping).sample(Round(3), 4) == [order[1], order[3], order[4], order[6]]
-    assert len(ping.asked) == 7
-    # 0 and 2 fall silent together, 4 and 5 replace them, 6 replaces 5.
+    assert len(ping.asked) == 8
+    # 0 and 2 fall silent together, 4 and 5 replace them, 6 and 7 replace 5.
     assert trio.current_time() - start == pytest.approx(2 * DEADLINE_S + ANSWER_S)
 
 
@@ -122,3 +122,12 @@ async def test_equal_views_draw_equal_samples(autojump_clock: MockClock) -> None
     for round in range(20):
         samples = [await Sampler(view, Rules(), SALT, Pings()).sample(Round(round), 3) for view in (one, other)]
         assert samples[0] == samples[1]
+
+
+async def test_many_dead_cost_few_deadlines(autojump_clock: MockClock) -> None:
+    crowd = [PeerId(f"peer {number:03}") for number in range(200)]
+    order = sampler(Pings(), peers=crowd).order(Round(3))
+    ping = Pings(dead=order[:190])
+    start = trio.current_time()
+    assert await sampler(ping, peers=crowd).sample(Round(3), 4) == order[190:194]
+    assert trio.current_time() - start < 9 * DEADLINE_S
