@@ -24,6 +24,7 @@ from verify.standing import OFFENCES_KEPT, PEERS_KEPT
 
 SETTLED_S: Final = 120.0  # after the last fault, two views of the swarm may still name two committees for so long
 FINDINGS_KEPT: Final = 100  # one broken rule often breaks at every node in every round
+MOST_NEEDED: Final = 2  # models of any quorum whose patience is over
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
@@ -137,7 +138,8 @@ class Quorum:
             aggregate = belief.aggregate
             if aggregate.round == 0:
                 continue  # nobody made theta0; it is gone back to when all that was made of it is lost
-            if len({each.trainer for each in aggregate.inputs}) < self._needed(aggregate, nodes, len(world.nodes)):
+            made = len({each.trainer for each in aggregate.inputs})
+            if made < MOST_NEEDED and made < self._needed(aggregate, nodes, len(world.nodes)):
                 text = f"{len(aggregate.inputs)} models made it, {len(set(aggregate.aggregators))} aggregators"
                 yield _finding(self, world, aggregate.round, [belief.node], text)
 
@@ -145,8 +147,8 @@ class Quorum:
         """As `protocols.collection.quorum` has it where patience is over; of its maker's candidates, if it lives."""
         makers = [nodes[peer] for peer in aggregate.aggregators if peer in nodes]
         if not makers:
-            return min(2, living)
-        return min(2, *(self._candidates(seen.node, aggregate.round) for seen in makers))
+            return min(MOST_NEEDED, living)
+        return min(MOST_NEEDED, *(self._candidates(seen.node, aggregate.round) for seen in makers))
 
     def _candidates(self, node: Node, round: Round) -> int:
         """Without those that may have joined only after the round was made: looks come a moment late."""

@@ -226,8 +226,9 @@ class Swarm:
         self._checks.look(world)
 
     def _report(self, now_s: float) -> SimulationReport:
-        living = {member.name: member.statuses()[-1] for member in self.members if member.alive}
-        every = {f"{member.name}/{number}": status for member in self.members for number, status in _numbered(member)}
+        statuses = {member.name: member.statuses() for member in self.members}
+        living = {member.name: statuses[member.name][-1] for member in self.members if member.alive}
+        every = {f"{name}/{number}": status for name, lives in statuses.items() for number, status in _numbered(lives)}
         seconds = max((sum(each.seconds for each in status.history) for status in living.values()), default=0.0)
         report, whole = report_of(living, seconds), report_of(every, seconds)
         return SimulationReport(
@@ -242,8 +243,8 @@ class Swarm:
         )
 
 
-def _numbered(member: Member) -> list[tuple[int, Status]]:
-    return list(enumerate(member.statuses(), start=1))
+def _numbered(lives: Sequence[Status]) -> list[tuple[int, Status]]:
+    return list(enumerate(lives, start=1))
 
 
 def signer_of(seed: int, index: int) -> Signer:
