@@ -136,6 +136,11 @@ def warnings(node: Node) -> list[str]:
         found.append(f"the model cannot be evaluated: {node.protocol.evaluation_failure}")
     if node.protocol.stalled:
         found.append(f"no round has finished for several deadlines{'' if failure else ': too few peers answer'}")
+    if (dropped := node.protocol.head.dropped) is not None:
+        left, better = dropped
+        found.append(
+            f"round {left.round}: {left.model.hex()[:8]} was dropped for the better branch {better.model.hex()[:8]}"
+        )
     if node.checkpoint_error:
         found.append(f"checkpoints cannot be saved: {node.checkpoint_error}")
     return found

@@ -74,6 +74,8 @@ class Aggregator:
             return Late(self._head.known)
         if (refusal := await self._unwanted(sender, offer.round)) is not None:
             return Refused(refusal)
+        if offer.round == self._head.known.round + 1 and offer.parent != self._head.known.model:
+            self._nursery.start_soon(self._head.reunite)
         collection = self._open(offer.round)
         if collection is None:
             return Refused(f"gathering {OPEN_COLLECTIONS} nearer rounds than {offer.round}")

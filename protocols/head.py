@@ -10,6 +10,7 @@ back to `held`, as a restart would take it.
 from __future__ import annotations
 
 import logging
+import math
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
@@ -20,6 +21,7 @@ import trio
 from protocols import limits
 from protocols.bell import Bell
 from protocols.blobs import Blobs, StoreFull
+from protocols.branches import better_branch
 from protocols.collection import weights
 from protocols.desk import Desk
 from protocols.exchange import ModelExchange, NotFetched
@@ -31,12 +33,14 @@ from protocols.transport import TransportError
 from sampling.patience import Patience
 from sampling.peers import PeerId, Round
 from sampling.sampler import Sampler
-from verify.digest import Digest
+from verify.digest import Digest, short
 from verify.standing import OffenceKind
 
 log = logging.getLogger(__name__)
 
 ASKED = 3  # peers asked for their head when we may have fallen behind
+ASKED_TO_REUNITE = 16  # peers asked which branch they are on: a third of them is a crowd, not a chance
+REUNITE_S = 2.0  # at most so often: whoever names another branch makes us ask
 ASKED_AGAIN = 3  # times, while rounds pass so quickly that no two agree
 OVERDUE = 3.0  # times the learned time of a round: when trainers pass an aggregator over that took their models
 ACCEPTED = 2.0  # likewise, but when everybody else accepts that: clocks and learned times differ
@@ -68,6 +72,9 @@ class Head:
         self.known = start
         self.held: Aggregate | None = None
         self.retreats = 0  # times we went back from a model that nobody could give us
+        self.dropped: tuple[Aggregate, Aggregate] | None = None  # the last branch we left, and for which one
+        self.left_branch: Callable[[], None] = lambda: None  # told after `known` became another of its round
+        self._looked_at = -math.inf  # when we last asked who else is on our branch
         self.bell = Bell()  # rung when `known` or `held` moved
         self._start = start
         self._lost: dict[Digest, Aggregate] = {}  # known by name, but nobody could give us the bytes
@@ -105,6 +112,8 @@ class Head:
     async def vote(self, voter: PeerId, aggregate: Aggregate) -> bool:
         """An aggregator names an aggregate. True if that makes, or has made, it `known`."""
         if aggregate.round <= self.known.round:
+            if aggregate.round == self.known.round and aggregate.model != self.known.model:
+                await self.reunite()
             return aggregate.model == self.known.model
         if not self._plausible(voter, aggregate):
             self._parts.desk.accuse(voter, OffenceKind.PROTOCOL, f"implausible aggregate of round {aggregate.round}")
@@ -148,9 +157,9 @@ class Head:
         await self.bell.until(lambda: self.known != aggregate)
         return self.known
 
-    async def held_after(self, round: Round) -> Aggregate:
-        """The newest aggregate whose bytes are here, once there is one beyond `round`."""
-        await self.bell.until(lambda: self.held is not None and self.held.round > round)
+    async def held_other_than(self, aggregate: Aggregate | None) -> Aggregate:
+        """The newest aggregate whose bytes are here, once it is another than that."""
+        await self.bell.until(lambda: self.held is not None and self.held != aggregate)
         assert self.held is not None
         return self.held
 
@@ -163,7 +172,8 @@ class Head:
             for peer in aggregate.aggregators:
                 self._parts.desk.accuse(peer, OffenceKind.UNFIT_MODEL, f"aggregate of round {aggregate.round}: {error}")
             raise
-        if self.held is None or aggregate.round > self.held.round:
+        rival = self.held is not None and aggregate == self.known and aggregate.round == self.held.round != 0
+        if self.held is None or aggregate.round > self.held.round or (rival and aggregate != self.held):
             self.held = aggregate
             self._parts.exchange.keep("head", [aggregate.model])
             await self._on_held(aggregate)
@@ -204,15 +214,39 @@ class Head:
         before = self.known.round
         await self._recover()
         for _ in range(ASKED_AGAIN):
-            partners = self._parts.membership.partners()
-            asked = self._parts.rng.sample(partners, min(ASKED, len(partners)))
-            heads: list[Aggregate] = []
-            async with trio.open_nursery() as nursery:
-                for peer in asked:
-                    nursery.start_soon(self._ask_head, peer, heads)
-            if self._believe(heads, silent=len(asked) - len(heads)):
+            heads, silent = await self._ask_around(ASKED)
+            if self._believe(heads, silent):
                 break
+        if any(head.round == self.known.round and head.model != self.known.model for head in heads):
+            await self.reunite()
         return self.known.round > before
+
+    async def reunite(self) -> None:
+        """Somebody is on another branch: after a partition, or two aggregators of one round. Find the better one."""
+        if trio.current_time() - self._looked_at < REUNITE_S:
+            return
+        self._looked_at = trio.current_time()
+        heads, _ = await self._ask_around(ASKED_TO_REUNITE)
+        known = self.known
+        better = better_branch(known, [head for head in heads if head.model not in self._lost])
+        if better is not None and known.round > 0:
+            log.warning(
+                "round %d: leaving %s for the better branch %s", known.round, short(known.model), short(better.model)
+            )
+            self.dropped, self.known = (known, better), better
+            self._since = trio.current_time()
+            self.bell.ring()
+            self.left_branch()
+
+    async def _ask_around(self, most: int) -> tuple[list[Aggregate], int]:
+        """What random partners name as the newest aggregate, and how many did not answer."""
+        partners = self._parts.membership.partners()
+        asked = self._parts.rng.sample(partners, min(most, len(partners)))
+        heads: list[Aggregate] = []
+        async with trio.open_nursery() as nursery:
+            for peer in asked:
+                nursery.start_soon(self._ask_head, peer, heads)
+        return heads, len(asked) - len(heads)
 
     def _believe(self, heads: list[Aggregate], silent: int) -> bool:
         """What two say alike; or the only one to say anything, if nobody kept silent. Who is at theta0 does not count:

@@ -48,7 +48,10 @@ class Liveness:
     async def run(self) -> None:
         """Until cancelled. Before that, silent peers are not asked again."""
         async with trio.open_nursery() as self._nursery:
-            await trio.sleep_forever()
+            try:
+                await trio.sleep_forever()
+            finally:
+                self._nursery = None  # others may still ask while they are being cancelled
 
     def heard(self, peer: PeerId) -> None:
         self._silent.pop(peer, None)

@@ -39,6 +39,7 @@ from sampling.peers import PeerId, Round
 log = logging.getLogger(__name__)
 
 FIRST_ROUND_S = 5.0  # patience with a round before any has been measured; what it makes us repeat is cheap
+LOOK_BACK_S = 60.0  # between two looks of a node that has finished at how others did
 LOOKS = 4  # in the shortest time of a round, at who is here before the first
 STALL = 3  # learned round deadlines without news before a node asks around and takes the round up itself
 
@@ -62,6 +63,7 @@ class Modest:
         self._settling = Patience(timing.round_floor_s, timing.round_ceiling_s, FIRST_ROUND_S)
         self._spread = Patience(timing.round_floor_s, timing.round_ceiling_s, FIRST_ROUND_S)
         self.head = Head(parts, start, hooks.held)
+        self.head.left_branch = self._rejoin
         self.trainer = Trainer(parts, self.head, self._settling)
         self.aggregator: Aggregator | None = None
         self.stalled = False
@@ -150,12 +152,11 @@ class Modest:
             await trio.sleep(self._settling.floor_s)
 
     async def _evaluate(self) -> None:
-        round = Round(-1)
+        held: Aggregate | None = None
         while True:
-            held = await self.head.held_after(round)
-            round = held.round
+            held = await self.head.held_other_than(held)
             last = self.head.finished and held == self.head.known
-            if last or (self._evaluate_every and round % self._evaluate_every == 0):
+            if last or (self._evaluate_every and held.round % self._evaluate_every == 0):
                 await self._evaluate_one(held)
 
     async def _evaluate_one(self, held: Aggregate) -> None:
@@ -179,6 +180,14 @@ class Modest:
             stalls = stalls + 1 if self.stalled else 0
             if not await self.head.catch_up() and self.stalled and await self.head.retreat():
                 self.trainer.forget()
+        while True:  # two sides of a partition may both have finished, each with another model
+            await trio.sleep(LOOK_BACK_S * self._parts.rng.uniform(0.5, 1.5))
+            await self.head.catch_up()
+
+    def _rejoin(self) -> None:
+        """We have left our branch for another of the same round."""
+        self.trainer.forget()
+        self._nursery.start_soon(self._take_up, 0)
 
     async def _rounds_come(self) -> bool:
         """Returns when no round has come for several deadlines; True if there was one before that."""
