@@ -147,6 +147,8 @@ class Aggregator:
         with trio.CancelScope() as scope:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._overtaken, collection, scope)
+                # The next trainers are found, and linked, while this round's models come in.
+                nursery.start_soon(self._next_trainers, collection.round)
                 await self._gather(collection)
                 aggregate = await self._merge(collection)
                 nursery.cancel_scope.cancel()
@@ -273,9 +275,9 @@ class Aggregator:
         await self._tell(aggregate)
 
     async def _tell(self, aggregate: Aggregate) -> None:
-        modest, me = self._parts.manifest.modest, self._parts.desk.me
+        me = self._parts.desk.me
         last = aggregate.round == self._parts.manifest.rounds
-        trainers = [] if last else await self._parts.sampler.sample(Round(aggregate.round + 1), modest.trainers)
+        trainers = [] if last else await self._next_trainers(aggregate.round)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._hand_out, aggregate, trainers, 0)
             for peer in sorted(
@@ -283,6 +285,9 @@ class Aggregator:
             ):
                 nursery.start_soon(self._settle, peer, aggregate)
             nursery.start_soon(self._parts.desk.tell, self._parts.membership.topic, HeadIs(aggregate))
+
+    async def _next_trainers(self, round: Round) -> list[PeerId]:
+        return await self._parts.sampler.sample(Round(round + 1), self._parts.manifest.modest.trainers)
 
     async def _hand_out(self, aggregate: Aggregate, trainers: list[PeerId], attempt: int) -> None:
         async with trio.open_nursery() as nursery:

@@ -23,6 +23,8 @@ from sampling.view import Delta, View
 
 EXCHANGES_AT_ONCE = 100  # a full view fits into half as many
 LEAST_BUCKETS = 16
+LONGEST_RECORD = limits.ADDRESSES_PER_PEER * (limits.ADDRESS_CHARS + 3) + limits.PEER_CHARS + 150  # bytes as msgpack
+LONGEST_NOTE = limits.PEER_CHARS + 12
 EXCHANGE_S = 10.0  # for an answer; includes the other side's start-up on a busy machine
 
 
@@ -156,5 +158,7 @@ class Exchanges:
 
 
 def _fits(delta: Delta) -> bool:
-    few = len(delta.registrations) <= limits.REGISTRATIONS_PER_FRAME
-    return few and len(msgspec.msgpack.encode(delta)) <= limits.DELTA_BYTES
+    if len(delta.registrations) > limits.REGISTRATIONS_PER_FRAME:
+        return False
+    at_most = LONGEST_RECORD * len(delta.registrations) + LONGEST_NOTE * len(delta.activity)
+    return at_most <= limits.DELTA_BYTES or len(msgspec.msgpack.encode(delta)) <= limits.DELTA_BYTES

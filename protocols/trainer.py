@@ -74,6 +74,8 @@ class Trainer:
             with trio.CancelScope() as self._scope:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._preempt, done.round)
+                    # Whoever will aggregate is found, and linked, while we train.
+                    nursery.start_soon(self._committee, done.round)
                     await self._train(done)
                     nursery.cancel_scope.cancel()
 
@@ -100,10 +102,14 @@ class Trainer:
             self.failure = None
             await self._hand_in(assignment, trained)
 
+    async def _committee(self, round: Round) -> list[PeerId]:
+        """Those who are to aggregate it."""
+        aggregators = self._parts.manifest.modest.aggregators + self._head.passed_over(round)
+        return await self._parts.sampler.sample(Round(round + 1), aggregators)
+
     async def _excuse(self, round: Round) -> None:
-        committee = await self._parts.sampler.sample(Round(round + 1), self._parts.manifest.modest.aggregators)
         async with trio.open_nursery() as nursery:
-            for peer in committee:
+            for peer in await self._committee(round):
                 nursery.start_soon(self._excuse_to, peer, round)
 
     async def _excuse_to(self, peer: PeerId, round: Round) -> None:
@@ -136,10 +142,10 @@ class Trainer:
             await trio.sleep(self._settling.floor_s)
 
     async def _hand_in(self, assignment: Assignment, trained: Trained) -> None:
-        round, aggregators = assignment.round, self._parts.manifest.modest.aggregators
+        round = assignment.round
         start = trio.current_time()
         for tries in itertools.count():
-            committee = await self._parts.sampler.sample(Round(round + 1), aggregators + self._head.passed_over(round))
+            committee = await self._committee(round)
             taken: list[PeerId] = []
             async with trio.open_nursery() as nursery:
                 for peer in committee:
