@@ -137,7 +137,7 @@ class Node:
         )
         membership.believe(transport.me, self._state.view)
         sampler = Sampler(view, rules, run.run_id, membership.ping, lambda peer: not self._shunned(peer))
-        exchange = ModelExchange(transport, blobs, manifest.model_bytes, self.accuse)
+        exchange = ModelExchange(transport, blobs, manifest.model_bytes, self.accuse, membership.ping)
         return Parts(desk, membership, sampler, exchange, learner, blobs, manifest, rng)
 
     # -- life ---------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ nothing of them is kept).
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import trio
 
@@ -29,14 +29,23 @@ BATCH_BYTES = 2 * limits.MIB  # for one hop to the thread that hashes and writes
 BATCHES_AHEAD = 2  # received and not yet written: the stream does not stop for a slow write, and memory is bounded
 
 
+Alive = Callable[[PeerId], Awaitable[bool]]
+
+
 class NotFetched(Exception):
     """None of the sources delivered the blob. Says what each of them did."""
+
+
+async def _whoever(peer: PeerId) -> bool:
+    return True
 
 
 class ModelExchange:
     """Fetches blobs of exactly `size` bytes: every model of a run has the same (`Manifest.model_bytes`)."""
 
-    def __init__(self, transport: Transport, blobs: Blobs, size: int, accuse: Accuse) -> None:
+    def __init__(self, transport: Transport, blobs: Blobs, size: int, accuse: Accuse, alive: Alive = _whoever) -> None:
+        """`alive`: does a peer answer? Asked before a source's time-out is risked on it."""
+        self._alive = alive
         self._transport = transport
         self._blobs = blobs
         self._size = size
@@ -86,8 +95,11 @@ class ModelExchange:
     async def _from_any(self, digest: Digest, sources: Sequence[PeerId]) -> None:
         failures: list[str] = []
         slow: list[PeerId] = []
-        for peer in sources:
-            if await self._from_source(digest, peer, failures, slow, others=len(sources) > 1):
+        for place, peer in enumerate(sources):
+            # Whoever is named first has usually just been heard.
+            if place and not await self._alive(peer):
+                failures.append(f"{peer}: silent")
+            elif await self._from_source(digest, peer, failures, slow, others=len(sources) > 1):
                 return
         for peer in slow:  # nobody else has it: better late than never
             if await self._from_source(digest, peer, failures, [], others=False):
@@ -112,6 +124,8 @@ class ModelExchange:
                 break
             except TransportError as error:
                 failures.append(f"{peer}: {error}")
+                if not await self._alive(peer):
+                    break
         return False
 
     async def _from_one(self, digest: Digest, peer: PeerId, *, others: bool) -> bool:

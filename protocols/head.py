@@ -9,6 +9,7 @@ back to the newest that somebody still has.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import random
@@ -39,6 +40,7 @@ from verify.standing import OffenceKind
 log = logging.getLogger(__name__)
 
 ASKED = 3  # peers asked for their head when we may have fallen behind
+SPARE = 4  # times as many are looked at for a sign of life: four in five may be dead
 ASKED_TO_REUNITE = 16  # peers asked which branch they are on: a third of them is a crowd, not a chance
 REUNITE_S = 2.0  # at most so often: whoever names another branch makes us ask
 ASKED_AGAIN = 3  # times, while rounds pass so quickly that no two agree
@@ -74,7 +76,7 @@ class Head:
         self.held: Aggregate | None = None
         self.retreats = 0  # times we went back from a model that nobody could give us
         self.dropped: tuple[Aggregate, Aggregate] | None = None  # the last branch we left, and for which one
-        self.left_branch: Callable[[], None] = lambda: None  # told after `known` became another of its round
+        self.turned: Callable[[], None] = lambda: None  # told after `known` went back, or to another branch
         self._looked_at = -math.inf  # when we last asked who else is on our branch
         self.bell = Bell()  # rung when `known` or `held` moved
         self._start = start
@@ -198,6 +200,7 @@ class Head:
         self._since = trio.current_time()
         log.warning("the model of round %d is lost: going on from round %d", lost.round, back.round)
         self.bell.ring()
+        self.turned()
         return True
 
     async def _newest_obtainable(self, before: Round) -> Aggregate:
@@ -251,17 +254,18 @@ class Head:
             self.dropped, self.known = (known, better), better
             self._since = trio.current_time()
             self.bell.ring()
-            self.left_branch()
+            self.turned()
 
     async def _ask_around(self, most: int) -> tuple[list[Aggregate], int]:
-        """What random partners name as the newest aggregate, and how many did not answer."""
+        """What random partners name as the newest aggregate, and how many fewer answered than were to be asked."""
         partners = self._parts.membership.partners()
-        asked = self._parts.rng.sample(partners, min(most, len(partners)))
+        some = self._parts.rng.sample(partners, min(SPARE * most, len(partners)))
+        live = await self._parts.sampler.alive(some)  # a dead one costs a ping's deadline once, not a question's
         heads: list[Aggregate] = []
         async with trio.open_nursery() as nursery:
-            for peer in asked:
+            for peer in live[:most]:
                 nursery.start_soon(self._ask_head, peer, heads)
-        return heads, len(asked) - len(heads)
+        return heads, min(most, len(some)) - len(heads)
 
     def _believe(self, heads: list[Aggregate], silent: int) -> bool:
         """What two say alike; or the only one to say anything, if nobody kept silent. Who is at theta0 does not count:
@@ -297,8 +301,12 @@ class Head:
     async def _obtain(self, aggregate: Aggregate) -> None:
         if aggregate.round == 0 and await self._parts.learner.initial() == aggregate.model:
             return
+        silent = self._parts.membership.liveness.silent
+        with contextlib.suppress(NotFetched):
+            makers = [peer for peer in aggregate.aggregators if not silent(peer)]
+            return await self._parts.exchange.obtain(aggregate.model, makers)
         try:
-            await self._parts.exchange.obtain(aggregate.model, self._sources(aggregate))
+            await self._parts.exchange.obtain(aggregate.model, await self._others(aggregate))
         except NotFetched:
             if not await self._remade(aggregate):
                 raise
@@ -306,6 +314,9 @@ class Head:
     async def _remade(self, aggregate: Aggregate) -> bool:
         """It died with its makers, or they keep it to themselves: those who trained still hold what it was made of."""
         wanted = [(each.model, [each.trainer]) for each in aggregate.inputs]
+        trainers = [each.trainer for each in aggregate.inputs]
+        if await self._parts.sampler.alive(trainers) != trainers:
+            return False
         try:
             await self._parts.exchange.obtain_all(wanted)
             models = [each.model for each in aggregate.inputs]
@@ -314,10 +325,11 @@ class Head:
             log.info("the model of round %d cannot be made again: %s", aggregate.round, error)
             return False
 
-    def _sources(self, aggregate: Aggregate) -> Sequence[PeerId]:
-        """Those who made it, then anyone in random order, so that the load spreads, then those who train from it."""
+    async def _others(self, aggregate: Aggregate) -> Sequence[PeerId]:
+        """Who else may have it: anyone in random order, so that the load spreads, then those who train from it. Only
+        those that answer, asked all at once: most of a swarm may be dead, and each would cost its time-out."""
         partners = self._parts.membership.partners()
         others = self._parts.rng.sample(partners, len(partners))
         order = self._parts.sampler.order(Round(aggregate.round + 1))
         trainers = order[: self._parts.manifest.modest.trainers]
-        return list(dict.fromkeys([*aggregate.aggregators, *others, *trainers]))
+        return await self._parts.sampler.alive(list(dict.fromkeys([*others, *trainers])))

@@ -56,6 +56,10 @@ class Liveness:
     def heard(self, peer: PeerId) -> None:
         self._silent.pop(peer, None)
 
+    def silent(self, peer: PeerId) -> bool:
+        """It missed its deadline and has not been heard from since."""
+        return peer in self._silent
+
     async def is_alive(self, peer: PeerId) -> bool:
         if (backoff := self._silent.get(peer)) is not None:
             self._ask_beside(peer, backoff)

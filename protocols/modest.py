@@ -63,7 +63,7 @@ class Modest:
         self._settling = Patience(timing.round_floor_s, timing.round_ceiling_s, FIRST_ROUND_S)
         self._spread = Patience(timing.round_floor_s, timing.round_ceiling_s, FIRST_ROUND_S)
         self.head = Head(parts, start, hooks.held)
-        self.head.left_branch = self._rejoin
+        self.head.turned = self._turn
         self.trainer = Trainer(parts, self.head, self._settling)
         self.aggregator: Aggregator | None = None
         self.stalled = False
@@ -178,14 +178,14 @@ class Modest:
             await self._take_up(min(stalls, ATTEMPTS))
             self.stalled = not await self._rounds_come()
             stalls = stalls + 1 if self.stalled else 0
-            if not await self.head.catch_up() and self.stalled and await self.head.retreat():
-                self.trainer.forget()
+            if not await self.head.catch_up() and self.stalled:
+                await self.head.retreat()
         while True:  # two sides of a partition may both have finished, each with another model
             await trio.sleep(LOOK_BACK_S * self._parts.rng.uniform(0.5, 1.5))
             await self.head.catch_up()
 
-    def _rejoin(self) -> None:
-        """We have left our branch for another of the same round."""
+    def _turn(self) -> None:
+        """We have gone back, or left our branch for another of the same round."""
         self.trainer.forget()
         self._nursery.start_soon(self._take_up, 0)
 

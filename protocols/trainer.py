@@ -133,12 +133,15 @@ class Trainer:
         return trained
 
     async def _hold(self, parent: Aggregate) -> None:
-        """Whoever has it may come back: ask until it is here, or the run goes on without it."""
+        """Whoever has it may come back: ask until it is here, or the run goes on without it, if need be from before."""
+        since = trio.current_time()
         while True:
             try:
                 return await self._head.hold(parent)
             except NotFetched as error:
                 log.warning("round %d: not trained yet: %s", parent.round + 1, error)
+            if trio.current_time() - since > self._settling.deadline_s:
+                await self._head.retreat()
             await trio.sleep(self._settling.floor_s)
 
     async def _hand_in(self, assignment: Assignment, trained: Trained) -> None:

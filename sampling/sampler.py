@@ -7,7 +7,7 @@ nobody is left to ask.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from itertools import islice
 
 import trio
@@ -51,12 +51,12 @@ class Sampler:
         waiting, live = self._in_order(round), list[PeerId]()
         width, spare = count, 1
         while width > 0 and (asked := list(islice(waiting, width))):
-            live += await self._alive(asked)
+            live += await self.alive(asked)
             width, spare = spare * (count - len(live)), 2 * spare
         return live[:count]
 
-    async def _alive(self, peers: list[PeerId]) -> list[PeerId]:
-        """Those that answer, asked all at once."""
+    async def alive(self, peers: Sequence[PeerId]) -> list[PeerId]:
+        """Those that answer, in the same order, asked all at once."""
         live: set[PeerId] = set()
 
         async def ask(peer: PeerId) -> None:
