@@ -66,7 +66,7 @@ async def test_a_flood_of_questions_stops_nobody(
                 if victim.peer not in stranger.transport.peers():
                     await stranger.transport.dial(victim.node.parts.desk.transport.addresses()[0])
                 async with trio.open_nursery() as volley:
-                    for _ in range(100):
+                    for _ in range(40):
                         volley.start_soon(stranger.say, victim.peer, message, 1.0)
                 await trio.sleep(0.1)
 
@@ -118,7 +118,7 @@ async def test_a_flood_of_gossip_is_not_listened_to(
 
         async def shout() -> None:
             while True:
-                for _ in range(50):
+                for _ in range(20):
                     await stranger.shout(HeadIs(invented(1, stranger.peer)))
                 await trio.sleep(0.1)
 
