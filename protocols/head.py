@@ -4,7 +4,7 @@ An aggregate of the next round or two is believed when a majority of the aggrega
 have named it. A node that has fallen further behind believes what two of several peers say alike: one liar cannot move
 us.
 Invariant: `held.round <= known.round`, and both only grow; but when a model has died with all who held it, `known` goes
-back to `held`, as a restart would take it.
+back to the newest that somebody still has.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import math
 import random
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
@@ -45,6 +45,7 @@ ASKED_AGAIN = 3  # times, while rounds pass so quickly that no two agree
 OVERDUE = 3.0  # times the learned time of a round: when trainers pass an aggregator over that took their models
 ACCEPTED = 2.0  # likewise, but when everybody else accepts that: clocks and learned times differ
 PASSED_OVER = 8  # live aggregators of one round at most: by then a third of the swarm would have to be hostile
+REMEMBERED = 32  # past aggregates that a retreat may go back to; at most 25 KB each
 LEAP = 2  # rounds ahead for which votes count: far ahead only those are candidates who claim to be active there
 
 
@@ -77,6 +78,7 @@ class Head:
         self._looked_at = -math.inf  # when we last asked who else is on our branch
         self.bell = Bell()  # rung when `known` or `held` moved
         self._start = start
+        self._past: deque[Aggregate] = deque(maxlen=REMEMBERED)  # what we believed before, the oldest first
         self._lost: dict[Digest, Aggregate] = {}  # known by name, but nobody could give us the bytes
         self._parts = parts
         self._on_held = held
@@ -143,6 +145,7 @@ class Head:
         if aggregate.round == self.known.round + 1 > 1:  # the first waits for peers
             # Capped: whoever delays rounds on purpose must not teach us to wait longer and longer.
             self._pace.heard(min(now - self._since, self._pace.deadline_s))
+        self._past.append(self.known)
         self.known, self._since = aggregate, now
         self._lost = {model: lost for model, lost in self._lost.items() if lost.round > aggregate.round}
         self._votes = {round: votes for round, votes in self._votes.items() if round > aggregate.round}
@@ -180,18 +183,30 @@ class Head:
             self.bell.ring()
 
     async def retreat(self) -> bool:
-        """For a run that stands still: if nobody can give us the newest model, go back to the newest that is here; else
-        all wait for ever for bytes that died with their holders. True if we did."""
-        if self.known.round == 0 or await self._obtainable(self.known):
+        """For a run that stands still: if nobody can give us the newest model, go back to the newest that we believed
+        in before and that somebody has; else all wait for ever for bytes that died with their holders. True if we did.
+        """
+        lost = self.known
+        if lost.round == 0 or await self._obtainable(lost):
             return False
-        lost, back = self.known, self.held or self._start
+        back = await self._newest_obtainable(lost.round)
+        if self.known != lost:
+            return False
         self._lost[lost.model] = lost
         self.retreats += 1
-        self.known = back if back.round < lost.round else theta0(self._parts.manifest)
+        self.known = back
         self._since = trio.current_time()
-        log.warning("the model of round %d is lost: going on from round %d", lost.round, self.known.round)
+        log.warning("the model of round %d is lost: going on from round %d", lost.round, back.round)
         self.bell.ring()
         return True
+
+    async def _newest_obtainable(self, before: Round) -> Aggregate:
+        """All who followed the run find the same one, whoever holds it."""
+        held = self.held or self._start
+        for aggregate in sorted({*self._past, held}, key=lambda each: each.round, reverse=True):
+            if aggregate.round < before and (aggregate == held or await self._obtainable(aggregate)):
+                return aggregate
+        return theta0(self._parts.manifest)
 
     async def _recover(self) -> None:
         """What was lost may have turned up with a peer that was away."""

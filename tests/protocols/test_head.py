@@ -376,6 +376,18 @@ async def test_a_lost_model_is_given_up_and_believed_again_when_it_turns_up(link
     assert scene.head.known == again
 
 
+async def test_all_who_followed_go_back_to_the_newest_that_somebody_has(links: Links, court: Court) -> None:
+    scene = Scene(links, court)
+    followed = [scene.aggregate(round, digest_of(bytes([round]))) for round in (1, 2, 3, 4)]
+    for aggregate in followed:
+        scene.head.learn(aggregate)
+    await scene.partners({PEERS[0]: followed[3], PEERS[1]: followed[3]})
+    links.holding(PEERS[1], b"model of 1")
+    links.holding(PEERS[0], b"model of 2")
+    assert await scene.head.retreat()
+    assert scene.head.known == followed[1]
+
+
 async def test_without_any_bytes_it_goes_back_to_the_start(links: Links, court: Court) -> None:
     scene = Scene(links, court)
     scene.head.learn(scene.aggregate(4))
