@@ -92,8 +92,10 @@ class Trainer:
     async def _train(self, assignment: Assignment) -> None:
         try:
             trained = await self._update(assignment.parent, assignment.round)
-        except (StoreFull, Unfit) as error:
+        except StoreFull as error:
             log.warning("round %d: not trained: %s", assignment.round, error)
+        except Unfit as error:
+            await self._not_from(assignment, str(error))
         except LearnerError as error:
             self.failure = str(error)
             log.error("round %d: the task failed: %s", assignment.round, error)
@@ -101,6 +103,17 @@ class Trainer:
         else:
             self.failure = None
             await self._hand_in(assignment, trained)
+
+    async def _not_from(self, assignment: Assignment, problem: str) -> None:
+        """Its parent is unfit, or our data are: the operator is told, until it is known to be the former."""
+        self.failure = problem
+        log.warning("round %d: cannot be trained: %s", assignment.round, problem)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._excuse, assignment.round)
+            await self._head.fitness.judge(assignment.parent.model, problem)
+        self.failure = self._head.fitness.own_fault
+        if self.failure is not None:
+            log.error("round %d: %s", assignment.round, self.failure)
 
     async def _committee(self, round: Round) -> list[PeerId]:
         """Those who are to aggregate it."""
@@ -125,7 +138,7 @@ class Trainer:
         try:
             await self._hold(parent)
             seed = self._parts.rng.getrandbits(63)
-            trained = await self._parts.learner.train(parent.model, round, seed=seed)
+            trained = await self._head.fitness.train(parent.model, round, seed=seed)
         finally:
             self.training = False
         self._last, self.last_loss = (parent, trained), trained.loss

@@ -22,7 +22,7 @@ def collected(*offers: tuple[str, Digest], most: int = 10) -> Collection:
     collection = Collection(Round(1), 0.0, most)
     for now, (trainer, parent) in enumerate(offers):
         collection.offered[PeerId(trainer)] = update(trainer).model
-        collection.ready(PeerId(trainer), parent, update(trainer), float(now))
+        collection.ready(PeerId(trainer), parent, update(trainer), 1.0, float(now))
     return collection
 
 
@@ -58,7 +58,7 @@ def test_no_more_are_merged_than_a_round_has_trainers() -> None:
 def test_a_trainer_counts_once() -> None:
     collection = collected(("a", X), ("b", X))
     later = Input(PeerId("a"), digest_of(b"later"), 5)
-    collection.ready(PeerId("a"), X, later, 9.0)
+    collection.ready(PeerId("a"), X, later, 1.0, 9.0)
     assert collection.inputs() == (later, update("b"))
     assert collection.latest_at == 9.0
 
@@ -77,7 +77,7 @@ def test_a_trainer_has_one_model_under_way() -> None:
     assert not collection.fetching(a)
     collection.offered[a] = X
     assert collection.fetching(a)
-    collection.ready(a, Y, update("a"), 1.0)
+    collection.ready(a, Y, update("a"), 1.0, 1.0)
     assert not collection.fetching(a)
 
 

@@ -54,9 +54,10 @@ class Toy:
 
     unfit = False
 
-    async def check(self, model: Digest) -> None:
+    async def check(self, model: Digest) -> float:
         if self.unfit:
             raise Unfit("not finite")
+        return 1.0
 
     async def initial(self) -> Digest:
         return digest_of(b"theta0")
