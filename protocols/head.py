@@ -194,15 +194,16 @@ class Head:
         back = await self._newest_sound(last.round)
         if self.known != last:
             return False
-        if self.fitness.unfit(last.model):
-            await self._undo(last, back)
-        else:
+        unfit = self.fitness.unfit(last.model)
+        if not unfit:
             self._lost[last.model] = last
         self.retreats += 1
         self.known = back
         self._since = trio.current_time()
-        how = "is unfit" if self.fitness.unfit(last.model) else "is lost"
+        how = "cannot be trained from" if unfit else "is lost"
         log.warning("the model of round %d %s: going on from round %d", last.round, how, back.round)
+        if unfit:
+            await self._undo(last, back)
         self.bell.ring()
         return True
 
@@ -214,6 +215,7 @@ class Head:
         sampler.set_back(Round(unfit.round + 1), unfit.aggregators)
         if self.held == unfit:  # nor is it what a restart is to begin with
             self.held = back
+            self._parts.exchange.keep("head", [back.model])
             await self._on_held(back)
 
     async def _sound(self, aggregate: Aggregate) -> bool:

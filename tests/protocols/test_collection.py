@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocols.collection import CAP, Collection, quorum, weights
+from protocols.collection import ABSURD, CAP, Collection, absurd, quorum, weights
 from protocols.messages import Input
 from sampling.peers import PeerId, Round
 from verify.digest import Digest, digest_of
@@ -119,3 +119,32 @@ def test_no_claim_drowns_the_others() -> None:
 def test_weights_are_positive_and_no_larger_than_claimed(samples: list[int]) -> None:
     found = weights(update("a", each) for each in samples)
     assert all(1 <= weight <= claimed for weight, claimed in zip(found, samples, strict=True))
+
+
+# -- what is not merged -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("largest", "found"),
+    [
+        ({}, ""),
+        ({"a": 1e30}, "a"),  # alone, against what any model may have
+        ({"a": 1e30, "b": 1.0}, "a"),
+        ({"a": 1e30, "b": 0.0, "c": 2.0}, "a"),
+        ({"a": 0.0, "b": 0.0, "c": 1e6}, ""),  # two liars that hand in zeros
+        ({"a": 5e3, "b": ABSURD, "c": 2e3}, ""),
+        ({"a": 1e12, "b": 2e12, "c": 3e12}, ""),  # a task whose values are that large
+    ],
+)
+def test_what_is_absurdly_larger_than_the_others(largest: dict[str, float], found: str) -> None:
+    assert absurd({PeerId(name): value for name, value in largest.items()}) == list(found)
+
+
+def test_whoever_is_expelled_is_replaced_and_merged_no_more() -> None:
+    collection = collected(("a", X), ("b", X), ("c", X))
+    collection.ready(PeerId("b"), X, update("b"), 1e30, 3.0)
+    assert collection.absurd() == ["b"]
+    collection.expel(PeerId("b"))
+    assert names(collection) == ["a", "c"]
+    assert collection.absurd() == []
+    assert collection.excused == collection.expelled == {"b"}
