@@ -18,8 +18,8 @@ from verify.digest import Digest
 CAP = 10  # honest shards differ by a few times; a claim beyond ten medians is a mistake or an attack
 
 # A model whose largest value is so many times the others' is unfit: it would turn the mean into one that nobody can
-# train from. Honest ones differ by far less, but by more than one would think: a learning rate, or data, a hundred times
-# larger than the others' was measured to make it 300,000 and 500,000 times as large (tests/learn/test_sgd.py).
+# train from. Honest ones differ by far less, but by more than one would think: a learning rate a hundred times larger
+# than the others' was measured to make it 300,000 times as large, and such data 500,000 (tests/learn/test_sgd.py).
 ABSURD = 1e9
 MODEST_VALUE = 1.0  # no model is judged against smaller ones: theta0 may be all zeros, and so may a liar's
 

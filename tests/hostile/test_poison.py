@@ -3,20 +3,27 @@ one was believed all the same the run goes back to before it."""
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
 import pytest
 import trio
 from trio.testing import MockClock
 
+from protocols.messages import TrainedModel
+from sampling.peers import Round
+from sampling.view import Delta
+from verify.digest import digest_of
 from verify.standing import OffenceKind
 
 MakeSwarm = Any  # conftest's
+MakeStranger = Any
 Found = Any
 Swarm = Any
 Member = Any
 
 CEILING_S = 60.0  # of a round, in conftest's manifest
+ToyModel = struct.Struct("<d8s")  # as conftest's
 HUGE = (3e38, 1e30, -3e38)
 
 
@@ -71,6 +78,34 @@ async def test_a_run_goes_back_from_what_cannot_be_trained_from_and_on(
     assert any(member.head.retreats for member in members)
     assert all(member.offences() == [] for member in members)
     assert all(member.node.protocol.trainer.failure is None for member in members)
+
+
+async def test_what_is_handed_in_unbidden_in_every_round_does_not_stop_the_run(
+    autojump_clock: MockClock, make_swarm: MakeSwarm, make_stranger: MakeStranger, found: Found
+) -> None:
+    swarm = make_swarm(trainers=3, start_peers=10, rounds=6)
+    members = await found(swarm, 10)
+    stranger = await make_stranger(swarm)
+    poison = ToyModel.pack(4e5, b"stranger")
+    stranger.blobs[digest_of(poison)] = poison
+    await stranger.join(*(member.peer for member in members))
+
+    async def insist() -> None:
+        while True:
+            for member in members:
+                known = member.head.known
+                offer = TrainedModel(Round(known.round + 1), known.model, digest_of(poison), 10, Delta())
+                if known.round < 5:
+                    await stranger.say(member.peer, offer, 1.0)
+            await trio.sleep(0.2)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(disturb, swarm)
+        nursery.start_soon(insist)
+        last = await swarm.until_finished(20 * CEILING_S)
+        nursery.cancel_scope.cancel()
+    assert abs(await members[0].learner.value(last.model)) <= 6
+    assert any(member.head.retreats for member in members)
 
 
 async def test_a_lying_aggregator_does_not_stop_the_run(
