@@ -83,7 +83,7 @@ async def test_a_run_goes_back_from_what_cannot_be_trained_from_and_on(
 async def test_what_is_handed_in_unbidden_in_every_round_does_not_stop_the_run(
     autojump_clock: MockClock, make_swarm: MakeSwarm, make_stranger: MakeStranger, found: Found
 ) -> None:
-    swarm = make_swarm(trainers=3, start_peers=10, rounds=6)
+    swarm = make_swarm(trainers=3, start_peers=10, rounds=4)
     members = await found(swarm, 10)
     stranger = await make_stranger(swarm)
     poison = ToyModel.pack(4e5, b"stranger")
@@ -95,16 +95,16 @@ async def test_what_is_handed_in_unbidden_in_every_round_does_not_stop_the_run(
             for member in members:
                 known = member.head.known
                 offer = TrainedModel(Round(known.round + 1), known.model, digest_of(poison), 10, Delta())
-                if known.round < 5:
+                if known.round < 3:
                     await stranger.say(member.peer, offer, 1.0)
-            await trio.sleep(0.2)
+            await trio.sleep(1.0)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(disturb, swarm)
         nursery.start_soon(insist)
         last = await swarm.until_finished(20 * CEILING_S)
         nursery.cancel_scope.cancel()
-    assert abs(await members[0].learner.value(last.model)) <= 6
+    assert abs(await members[0].learner.value(last.model)) <= 4
     assert any(member.head.retreats for member in members)
 
 
