@@ -158,7 +158,7 @@ class Quorum:
 
 
 class Forward:
-    """What a node knows and holds never goes back to an earlier round, but by a retreat from a model that is lost."""
+    """What a node knows and holds never goes back to an earlier round, but by a retreat from what is lost or unfit."""
 
     def __init__(self) -> None:
         self._held: dict[tuple[str, int], int] = {}
@@ -168,7 +168,7 @@ class Forward:
             held, life = (seen.held.round if seen.held else -1), (seen.name, seen.life)
             before = self._held.get(life, -1)
             self._held[life] = held
-            if held < before:
+            if held < before and not seen.node.protocol.head.retreats:
                 yield _finding(self, world, held, [seen.name], f"held round {before}, now {held}")
             if held > seen.known.round and not seen.node.protocol.head.retreats:
                 yield _finding(self, world, held, [seen.name], f"holds round {held}, knows only {seen.known.round}")

@@ -15,7 +15,7 @@ import trio
 
 from protocols import limits
 from protocols.blobs import StoreFull
-from protocols.collection import Collection, quorum, weights
+from protocols.collection import Collection, absurd, quorum, weights
 from protocols.exchange import NotFetched
 from protocols.head import ACCEPTED, Head, Parts
 from protocols.learner import LearnerError, Unfit
@@ -79,6 +79,11 @@ class Aggregator:
         collection = self._open(offer.round)
         if collection is None:
             return Refused(f"gathering {OPEN_COLLECTIONS} nearer rounds than {offer.round}")
+        set_back = self._parts.sampler.is_set_back(offer.round, sender)
+        if set_back and sender not in await self._live_trainers(collection):
+            return Refused(f"round {offer.round} went wrong with you: others train it now")
+        if sender in collection.expelled:
+            return Refused("what you offered for this round is unfit")
         if collection.offered.get(sender) != offer.model:
             if collection.fetching(sender):
                 return Refused("still fetching what you offered before")
@@ -124,16 +129,28 @@ class Aggregator:
     async def _fetch(self, collection: Collection, trainer: PeerId, offer: TrainedModel) -> None:
         try:
             await self._parts.exchange.obtain(offer.model, [trainer])
-            await self._parts.learner.check(offer.model)
-        except (NotFetched, StoreFull, Unfit, LearnerError) as error:
+            largest = await self._parts.learner.check(offer.model)
+        except Unfit as error:
+            return self._expel(collection, trainer, str(error))
+        except (NotFetched, StoreFull, LearnerError) as error:
             log.info("round %d: the model of %s is not merged: %s", offer.round, trainer, error)
-            if isinstance(error, Unfit):
-                self._parts.desk.accuse(trainer, OffenceKind.UNFIT_MODEL, f"round {offer.round}: {error}")
             return collection.withdraw(trainer)
         update = Input(trainer, offer.model, offer.samples)
-        collection.ready(trainer, offer.parent, update, trio.current_time())
+        collection.ready(trainer, offer.parent, update, largest, trio.current_time())
         self._keep()
         self._head.bell.ring()
+
+    def _expel(self, collection: Collection, trainer: PeerId, problem: str) -> None:
+        self._parts.desk.accuse(trainer, OffenceKind.UNFIT_MODEL, f"round {collection.round}: {problem}")
+        collection.expel(trainer)
+        self._head.bell.ring()
+
+    def _expelled(self, collection: Collection) -> bool:
+        """True if some of what was gathered is not to be merged with the rest."""
+        found = collection.absurd()
+        for trainer in found:
+            self._expel(collection, trainer, "its values are absurdly larger than the others'")
+        return bool(found)
 
     def _keep(self) -> None:
         gathered = self._collections.values()
@@ -172,7 +189,7 @@ class Aggregator:
         need = quorum(min(modest.trainers, candidates), candidates, modest.success_fraction)
         attempt = 0
         while True:
-            if await self._gathered(collection, need, attempt):
+            if await self._gathered(collection, need, attempt) and not self._expelled(collection):
                 return self._spread.heard(collection.latest_at - collection.opened_at)
             attempt += 1
             live = await self._live_trainers(collection)
@@ -261,6 +278,9 @@ class Aggregator:
             return Refused(f"not the committee of round {proposal.round} as I see it")
         try:
             await self._parts.exchange.obtain_all((each.model, [each.trainer, sender]) for each in proposal.inputs)
+            largest = {each.trainer: await self._parts.learner.check(each.model) for each in proposal.inputs}
+            if found := absurd(largest):
+                return Refused(f"what {found[0]} made is absurdly larger than the others")
             aggregate = await self._mean(proposal.round, proposal.parent, proposal.inputs, proposal.committee)
         except (NotFetched, StoreFull, Unfit, LearnerError) as error:
             return Refused(f"cannot recompute: {error}"[: limits.DETAIL_CHARS])

@@ -2,20 +2,26 @@
 
 Models count only with others that were trained from the same parent; the largest such group is what can be merged. The
 weight of a model is the number of examples its trainer claims, capped at CAP times the group's median so that one claim
-cannot drown the others.
+cannot drown the others; and a model whose values are absurdly larger than those of the others is not merged at all.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from protocols.messages import Input
 from sampling.peers import PeerId, Round
 from verify.digest import Digest
 
 CAP = 10  # honest shards differ by a few times; a claim beyond ten medians is a mistake or an attack
+
+# A model whose largest value is so many times the others' is unfit: it would turn the mean into one that nobody can
+# train from. Honest ones differ by far less, but by more than one would think: a learning rate a hundred times larger
+# than the others' was measured to make it 300,000 times as large, and such data 500,000 (tests/learn/test_sgd.py).
+ABSURD = 1e9
+MODEST_VALUE = 1.0  # no model is judged against smaller ones: theta0 may be all zeros, and so may a liar's
 
 
 class Collection:
@@ -27,10 +33,13 @@ class Collection:
         self.latest_at = opened_at
         self._ready: dict[PeerId, tuple[Digest, Input]] = {}  # parent, input
         self.excused: set[PeerId] = set()  # said that they cannot train this round
+        self.expelled: set[PeerId] = set()  # offered what is unfit: no part in this round any more
         self.offered: dict[PeerId, Digest] = {}  # being fetched and checked, or ready
+        self._largest: dict[PeerId, float] = {}  # value of the model that is ready
 
-    def ready(self, trainer: PeerId, parent: Digest, update: Input, now: float) -> None:
+    def ready(self, trainer: PeerId, parent: Digest, update: Input, largest: float, now: float) -> None:
         self._ready[trainer] = (parent, update)
+        self._largest[trainer] = largest
         self.latest_at = now
 
     def fetching(self, trainer: PeerId) -> bool:
@@ -40,6 +49,16 @@ class Collection:
         """It could not be fetched or is unfit; the trainer may offer again."""
         self.offered.pop(trainer, None)
         self._ready.pop(trainer, None)
+
+    def expel(self, trainer: PeerId) -> None:
+        """Another trains in its place, as if it had said that it cannot."""
+        self.withdraw(trainer)
+        self.expelled.add(trainer)
+        self.excused.add(trainer)
+
+    def absurd(self) -> list[PeerId]:
+        """Those of `inputs` whose models are not to be merged with the others."""
+        return absurd({each.trainer: self._largest[each.trainer] for each in self.inputs()})
 
     def parent(self) -> Digest | None:
         """That of the largest group; on a tie the lowest digest, so that aggregators agree."""
@@ -51,6 +70,15 @@ class Collection:
         best = self.parent()
         group = [update for parent, update in self._ready.values() if parent == best]
         return tuple(sorted(group[: self._most], key=lambda update: update.trainer))
+
+
+def absurd(largest: Mapping[PeerId, float]) -> list[PeerId]:
+    """Given each model's largest absolute value. A pure function of the models, so that aggregators agree."""
+    if not largest:
+        return []
+    # Of two the smaller: that one is harmless, whoever lies.
+    usual = max(MODEST_VALUE, statistics.median_low(largest.values()))
+    return sorted(peer for peer, value in largest.items() if value > ABSURD * usual)
 
 
 def quorum(live: int, candidates: int, success_fraction: float) -> int:

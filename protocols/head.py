@@ -3,8 +3,8 @@
 An aggregate of the next round or two is believed when a majority of the aggregators that we sample for it ourselves
 have named it. A node that has fallen further behind believes what two of several peers say alike: one liar cannot move
 us.
-Invariant: `held.round <= known.round`, and both only grow; but when a model has died with all who held it, `known` goes
-back to the newest that somebody still has.
+Invariant: `held.round <= known.round`, and both only grow; but when a model has died with all who held it, or cannot be
+trained from, `known` goes back to the newest that is fit and that somebody still has.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from protocols.branches import better_branch
 from protocols.collection import weights
 from protocols.desk import Desk
 from protocols.exchange import ModelExchange, NotFetched
+from protocols.fitness import Fitness
 from protocols.learner import Learner, LearnerError, Unfit
 from protocols.manifest import Manifest
 from protocols.membership import Membership
@@ -74,7 +75,7 @@ class Head:
         """`held` is awaited each time newer bytes are in the store: the place to save a checkpoint."""
         self.known = start
         self.held: Aggregate | None = None
-        self.retreats = 0  # times we went back from a model that nobody could give us
+        self.retreats = 0  # times we went back from a model that nobody could give us, or train from
         self.dropped: tuple[Aggregate, Aggregate] | None = None  # the last branch we left, and for which one
         self.turned: Callable[[], None] = lambda: None  # told after `known` went back, or to another branch
         self._looked_at = -math.inf  # when we last asked who else is on our branch
@@ -82,6 +83,7 @@ class Head:
         self._start = start
         self._past: deque[Aggregate] = deque(maxlen=REMEMBERED)  # what we believed before, the oldest first
         self._lost: dict[Digest, Aggregate] = {}  # known by name, but nobody could give us the bytes
+        self.fitness = Fitness(parts.learner)
         self._parts = parts
         self._on_held = held
         self._votes: dict[Round, dict[PeerId, Aggregate]] = {}  # of rounds that are still to come; each voter's last
@@ -141,7 +143,7 @@ class Head:
 
     def learn(self, aggregate: Aggregate) -> None:
         """Believe it."""
-        if aggregate.round <= self.known.round or aggregate.model in self._lost:
+        if aggregate.round <= self.known.round or self._given_up(aggregate):
             return
         now = trio.current_time()
         if aggregate.round == self.known.round + 1 > 1:  # the first waits for peers
@@ -185,29 +187,51 @@ class Head:
             self.bell.ring()
 
     async def retreat(self) -> bool:
-        """For a run that stands still: if nobody can give us the newest model, go back to the newest that we believed
-        in before and that somebody has; else all wait for ever for bytes that died with their holders. True if we did.
+        """For a run that stands still: if nobody can give us the newest model, or it cannot be trained from, go back to
+        the newest that we believed in before and that is neither; else all wait for ever. True if we did.
         """
-        lost = self.known
-        if lost.round == 0 or await self._obtainable(lost):
+        last = self.known
+        if last.round == 0 or await self._sound(last):
             return False
-        back = await self._newest_obtainable(lost.round)
-        if self.known != lost:
+        back = await self._newest_sound(last.round)
+        if self.known != last:
             return False
-        self._lost[lost.model] = lost
+        unfit = self.fitness.unfit(last.model)
+        if not unfit:
+            self._lost[last.model] = last
         self.retreats += 1
         self.known = back
         self._since = trio.current_time()
-        log.warning("the model of round %d is lost: going on from round %d", lost.round, back.round)
+        how = "cannot be trained from" if unfit else "is lost"
+        log.warning("the model of round %d %s: going on from round %d", last.round, how, back.round)
+        if unfit:
+            await self._undo(last, back)
         self.bell.ring()
         self.turned()
         return True
 
-    async def _newest_obtainable(self, before: Round) -> Aggregate:
+    async def _undo(self, unfit: Aggregate, back: Aggregate) -> None:
+        """Its round is drawn anew, so that whoever spoilt it does not do so for ever. Who of them did is not known: an
+        honest aggregator cannot see what was wrong with the models it was given."""
+        sampler = self._parts.sampler
+        sampler.set_back(unfit.round, [each.trainer for each in unfit.inputs])
+        sampler.set_back(Round(unfit.round + 1), unfit.aggregators)
+        if self.held == unfit:  # nor is it what a restart is to begin with
+            self.held = back
+            self._parts.exchange.keep("head", [back.model])
+            await self._on_held(back)
+
+    async def _sound(self, aggregate: Aggregate) -> bool:
+        return await self._obtainable(aggregate) and await self.fitness.fit(aggregate.model)
+
+    def _given_up(self, aggregate: Aggregate) -> bool:
+        return aggregate.model in self._lost or self.fitness.unfit(aggregate.model)
+
+    async def _newest_sound(self, before: Round) -> Aggregate:
         """All who followed the run find the same one, whoever holds it."""
         held = self.held or self._start
         for aggregate in sorted({*self._past, held}, key=lambda each: each.round, reverse=True):
-            if aggregate.round < before and (aggregate == held or await self._obtainable(aggregate)):
+            if aggregate.round < before and await self._sound(aggregate):
                 return aggregate
         return theta0(self._parts.manifest)
 
@@ -246,7 +270,7 @@ class Head:
         self._looked_at = trio.current_time()
         heads, _ = await self._ask_around(ASKED_TO_REUNITE)
         known = self.known
-        better = better_branch(known, [head for head in heads if head.model not in self._lost])
+        better = better_branch(known, [head for head in heads if not self._given_up(head)])
         if better is not None and known.round > 0:
             log.warning(
                 "round %d: leaving %s for the better branch %s", known.round, short(known.model), short(better.model)
@@ -270,7 +294,7 @@ class Head:
     def _believe(self, heads: list[Aggregate], silent: int) -> bool:
         """What two say alike; or the only one to say anything, if nobody kept silent. Who is at theta0 does not count:
         one that joins a run may know only others that join. False if it is worth asking again."""
-        said = Counter(head for head in heads if head.round > 0 and head.model not in self._lost)
+        said = Counter(head for head in heads if head.round > 0 and not self._given_up(head))
         enough = 1 if said.total() + silent == 1 else 2
         agreed = [head for head, times in said.items() if times >= enough]
         if agreed:

@@ -17,11 +17,12 @@ from verify.digest import Digest
 
 
 class LearnerError(Exception):
-    """The operator's task failed (raised, gave a non-finite loss) or the worker died. One line fit for a log."""
+    """The operator's task raised or the worker died. One line fit for a log."""
 
 
 class Unfit(Exception):
-    """A blob is not a model of this run: wrong names, shapes, types or a non-finite value. The sender's fault."""
+    """A blob is not a model of this run: wrong names, shapes, types or a non-finite value; or training from it gives
+    non-finite numbers. The fault of whoever made it, unless theta0 is unfit here too (`protocols.fitness`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +52,15 @@ class Learner(Protocol):
         """theta0 as the manifest's seed makes it: the same bytes on every machine of the same versions. Stored."""
 
     async def train(self, parent: Digest, round: Round, *, seed: int) -> Trained:
-        """Local SGD from `parent`. `seed` fixes batch order and dropout. Raises LearnerError, Unfit."""
+        """Local SGD from `parent`. `seed` fixes batch order and dropout. Raises LearnerError; Unfit if `parent` is none
+        of this run, or loss or update become non-finite."""
 
     async def merge(self, models: Sequence[Digest], weights: Sequence[int]) -> Digest:
         """Weighted mean, in the given order (so that aggregators agree bit for bit). Raises Unfit."""
 
-    async def check(self, model: Digest) -> None:
-        """Raises Unfit unless the blob is a model of this run with finite values only."""
+    async def check(self, model: Digest) -> float:
+        """The model's largest absolute value, exactly. Raises Unfit unless the blob is a model of this run with finite
+        values only."""
 
     async def evaluate(self, model: Digest) -> Evaluation:
         """Raises LearnerError, Unfit."""

@@ -1,4 +1,4 @@
-"""How often somebody may: token buckets, one for each peer and one for all of them together. Pure: the time is an
+"""How often somebody may, and how many at once: for each peer, and for all of them together. Pure: the time is an
 argument.
 
 What a peer was granted is taken from its own bucket first and then from the common one, so that one that asks too much
@@ -10,7 +10,9 @@ not heard of for longest nothing is remembered, which costs at most one fresh bu
 from __future__ import annotations
 
 import enum
-from collections import OrderedDict
+from collections import Counter, OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 KEPT_FOR_KNOWN = 0.5  # of the common bucket
@@ -92,3 +94,40 @@ class Rates(Generic[K]):
         if len(self._buckets) > self._remembered:
             self._buckets.popitem(last=False)
         return bucket
+
+
+class Admission(Generic[K]):
+    """At most so many at once a peer, and so many in all; where half of all are taken, a quarter as many a peer."""
+
+    def __init__(self, per_peer: int, total: int) -> None:
+        self._per_peer = per_peer
+        self._total = total
+        self._open: Counter[K] = Counter()
+
+    def enter(self, key: K) -> Grant:
+        """If granted, `leave` is to follow."""
+        grant = self._grant(key)
+        if grant is Grant.YES:
+            self._open[key] += 1
+        return grant
+
+    def leave(self, key: K) -> None:
+        self._open[key] -= 1
+        if not self._open[key]:
+            del self._open[key]
+
+    @contextmanager
+    def admitted(self, key: K) -> Iterator[Grant]:
+        grant = self.enter(key)
+        try:
+            yield grant
+        finally:
+            if grant is Grant.YES:
+                self.leave(key)
+
+    def _grant(self, key: K) -> Grant:
+        if self._open[key] >= self._per_peer:
+            return Grant.TOO_FAST
+        total = self._open.total()
+        crowded = 2 * total >= self._total and self._open[key] >= max(1, self._per_peer // 4)
+        return Grant.CROWDED if crowded or total >= self._total else Grant.YES

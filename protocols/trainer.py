@@ -21,6 +21,7 @@ from protocols.messages import Ack, Aggregate, Late, TrainedModel, Unable
 from protocols.transport import TransportError
 from sampling.patience import Patience
 from sampling.peers import PeerId, Round
+from verify.digest import Digest
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +50,7 @@ class Trainer:
         self.training = False
         self.last_loss: float | None = None
         self.failure: str | None = None  # the operator's task failed, and how
+        self._suspect: tuple[Digest, str] | None = None  # a model that we could not train from, and why
 
     def assign(self, assignment: Assignment) -> None:
         rounds = self._parts.manifest.rounds
@@ -78,6 +80,7 @@ class Trainer:
                     nursery.start_soon(self._committee, done.round)
                     await self._train(done)
                     nursery.cancel_scope.cancel()
+            await self._judge()  # not to be pre-empted: in a quick swarm a slow node would never find out
 
     async def _next(self, done: Assignment | None) -> Assignment:
         await self._head.bell.until(lambda: self._assignment is not None and self._assignment is not done)
@@ -92,8 +95,12 @@ class Trainer:
     async def _train(self, assignment: Assignment) -> None:
         try:
             trained = await self._update(assignment.parent, assignment.round)
-        except (StoreFull, Unfit) as error:
+        except StoreFull as error:
             log.warning("round %d: not trained: %s", assignment.round, error)
+        except Unfit as error:
+            log.warning("round %d: cannot be trained: %s", assignment.round, error)
+            self._suspect = assignment.parent.model, str(error)
+            await self._excuse(assignment.round)
         except LearnerError as error:
             self.failure = str(error)
             log.error("round %d: the task failed: %s", assignment.round, error)
@@ -101,6 +108,16 @@ class Trainer:
         else:
             self.failure = None
             await self._hand_in(assignment, trained)
+
+    async def _judge(self) -> None:
+        """The model that could not be trained from is unfit, or our own data are, and the operator must know."""
+        if self._suspect is None:
+            return
+        (model, problem), self._suspect = self._suspect, None
+        await self._head.fitness.judge(model, problem)
+        self.failure = self._head.fitness.own_fault
+        if self.failure is not None:
+            log.error("this node cannot train: %s", self.failure)
 
     async def _committee(self, round: Round) -> list[PeerId]:
         """Those who are to aggregate it."""
@@ -125,7 +142,7 @@ class Trainer:
         try:
             await self._hold(parent)
             seed = self._parts.rng.getrandbits(63)
-            trained = await self._parts.learner.train(parent.model, round, seed=seed)
+            trained = await self._head.fitness.train(parent.model, round, seed=seed)
         finally:
             self.training = False
         self._last, self.last_loss = (parent, trained), trained.loss

@@ -64,7 +64,7 @@ class Merge(Part, frozen=True):
 
 
 class Check(Part, frozen=True):
-    """Answered by Done."""
+    """Answered by Checked."""
 
     model: bytes
 
@@ -82,6 +82,10 @@ class Ready(Part, frozen=True):
 
 class Done(Part, frozen=True):
     pass
+
+
+class Checked(Part, frozen=True):
+    largest: float  # absolute value
 
 
 class Improved(Part, frozen=True):
@@ -106,7 +110,7 @@ class Failed(Part, frozen=True):
 ModelAsk: TypeAlias = Start | Initial | Train | Evaluate | Export  # these use the torch model, one at a time
 BlobAsk: TypeAlias = Merge | Check  # these need no model, and are answered while one trains
 Ask: TypeAlias = ModelAsk | BlobAsk
-Answer: TypeAlias = Ready | Done | Improved | Scored | Failed
+Answer: TypeAlias = Ready | Done | Checked | Improved | Scored | Failed
 
 
 class Call(msgspec.Struct, frozen=True, array_like=True):

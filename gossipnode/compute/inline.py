@@ -82,9 +82,10 @@ class InlineLearner:
         await trio.sleep(len(models) * self._cost.merge_s)
         return await self._blobs.put(merged)
 
-    async def check(self, model: Digest) -> None:
-        self._engine.check(await self._blob(model))
+    async def check(self, model: Digest) -> float:
+        largest = self._engine.check(await self._blob(model))
         await trio.sleep(self._cost.check_s)
+        return largest
 
     async def evaluate(self, model: Digest) -> Evaluation:
         metrics = self._swarm.evaluate(model, await self._blob(model), self._data)

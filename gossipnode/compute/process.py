@@ -240,8 +240,9 @@ class WorkerLearner:
     async def merge(self, models: Sequence[Digest], weights: Sequence[int]) -> Digest:
         return (await self._ask(self._blobs, calls.Merge(list(models), list(weights)), calls.Done))[1]
 
-    async def check(self, model: Digest) -> None:
-        await self._ask(self._blobs, calls.Check(model), calls.Done)
+    async def check(self, model: Digest) -> float:
+        checked, _ = await self._ask(self._blobs, calls.Check(model), calls.Checked)
+        return checked.largest
 
     async def evaluate(self, model: Digest) -> Evaluation:
         scored, _ = await self._ask(self._model, calls.Evaluate(model), calls.Scored)

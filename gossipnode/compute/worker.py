@@ -94,8 +94,7 @@ class Bench:
             case calls.Merge(models, weights):
                 return calls.Done(), self._store(self.engine.merge([self._read(model) for model in models], weights))
             case calls.Check(model):
-                self.engine.check(self._read(model))
-                return calls.Done(), b""
+                return calls.Checked(self.engine.check(self._read(model))), b""
 
     def _start(self, config: LearnerConfig) -> calls.Ready:
         source = task_source(config.task)  # first: a misspelt name should not take a second to be refused

@@ -1,7 +1,8 @@
 """What one learner computes: blobs in, blobs out, synchronous. It knows no store, no process and no clock.
 
 Inline learners and the worker process both run this, so what is simulated is what runs. Whatever goes wrong in the
-operator's task becomes a LearnerError of one line; whatever is wrong with a blob becomes Unfit.
+operator's task becomes a LearnerError of one line; whatever is wrong with a blob, also that training from it gives
+non-finite numbers, becomes Unfit.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ import torch
 from gossipnode.learn import merge as mean
 from gossipnode.learn import sgd
 from gossipnode.learn.config import LearnerConfig
-from gossipnode.learn.encoding import Buffer, Template, Vector, decode, encode
+from gossipnode.learn.encoding import Buffer, Template, decode, encode
 from gossipnode.learn.flat import Flat
 from gossipnode.learn.names import last_line
 from gossipnode.learn.shard import Shard
 from gossipnode.learn.task import Batch, Data, TaskError, load_task
-from protocols.learner import LearnerError
+from protocols.learner import LearnerError, Unfit
 
 REMEDY = "a lower training.lr may help"
 
@@ -64,7 +65,10 @@ class Engine:
 
     def initial(self) -> bytes:
         """theta0, of a model fresh from the seed, so that it does not matter what was trained before."""
-        return self._encoded(self._build().read(), "model")
+        try:
+            return encode(self._build().read(), self.template)
+        except ValueError as error:
+            raise LearnerError(f"task {self.config.task!r}: after model(), {error}") from error
 
     def train(self, parent: Buffer, data: Data, *, seed: int, stop: Callable[[], bool] = never) -> Update:
         """Raises Unfit, LearnerError, and Stopped if `stop()` says so between two batches."""
@@ -74,16 +78,21 @@ class Engine:
         with self._blame("loss"):
             done = sgd.train(self.flat, self.task, data, self.config.training, seed=seed % 2**63, stop=stop)
         if not math.isfinite(done.loss):
-            raise LearnerError(f"task {self.config.task!r}: the loss became {done.loss}; {REMEDY}")
-        return Update(self._encoded(self.flat.read(), "loss"), len(data.rows), done.steps, done.loss)
+            raise Unfit(f"task {self.config.task!r}: the loss became {done.loss}; {REMEDY}")
+        try:
+            blob = encode(self.flat.read(), self.template)
+        except ValueError as error:
+            raise Unfit(f"task {self.config.task!r}: after training, {error}; {REMEDY}") from error
+        return Update(blob, len(data.rows), done.steps, done.loss)
 
     def merge(self, blobs: Sequence[Buffer], weights: Sequence[int]) -> bytes:
         """Raises Unfit."""
         return encode(mean.merge([decode(blob, self.template) for blob in blobs], weights), self.template)
 
-    def check(self, blob: Buffer) -> None:
-        """Raises Unfit."""
-        decode(blob, self.template)
+    def check(self, blob: Buffer) -> float:
+        """The largest absolute value. Raises Unfit."""
+        vector = decode(blob, self.template)
+        return max(float(vector.max()), -float(vector.min()))
 
     def evaluate(self, blob: Buffer, data: Data) -> dict[str, float]:
         """The task's metrics, `loss` and `accuracy` among them. Raises Unfit, LearnerError."""
@@ -102,12 +111,6 @@ class Engine:
     def _build(self) -> Flat:
         with self._blame("model"):
             return Flat(self.task, self.config.seed, self.device)
-
-    def _encoded(self, vector: Vector, method: str) -> bytes:
-        try:
-            return encode(vector, self.template)
-        except ValueError as error:
-            raise LearnerError(f"task {self.config.task!r}: after {method}(), {error}; {REMEDY}") from error
 
     def _moved(self, batch: Batch) -> Batch:
         return tuple(tensor.to(self.device) for tensor in batch)

@@ -1,13 +1,13 @@
 """Questions and answers between simulated peers, and the limits on what one peer may ask.
 
-The limits are those of the real transport: what is too big, too fast or too many at once breaks that one stream and is
-reported as the sender's fault. Invariant: a question is settled once, by its first answer or by the end of its link.
+The limits are those of the real transport: what is too big, too fast or too many at once breaks that one stream, and
+what is its sender's own doing is reported as its fault; what all ask together is nobody's. Invariant: a question is
+settled once, by its first answer or by the end of its link.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Callable
 
 import trio
@@ -15,6 +15,7 @@ import trio
 from gossipnode.net.simulated_conditions import ANSWER_OVERHEAD_BYTES, FAREWELL_BYTES, REQUEST_OVERHEAD_BYTES
 from gossipnode.net.simulated_links import Carried, Endpoint, Link
 from protocols import limits
+from protocols.rates import Admission, Grant, Rates
 from protocols.transport import Answer, NoAnswer, Unreachable
 from sampling.peers import PeerId
 
@@ -63,8 +64,9 @@ class Questions:
         self._answer: Answer | None = None
         self._number = 0
         self._pending: dict[int, _Pending] = {}
-        self._answering: Counter[PeerId] = Counter()
-        self._allowance: dict[PeerId, tuple[float, float]] = {}  # questions it may ask now, as of when
+        self._admission = Admission[PeerId](limits.INBOUND_REQUESTS_PER_PEER, limits.INBOUND_REQUESTS)
+        # Remembered beyond the link, so that reconnecting does not refill a peer's bucket.
+        self._rates = Rates[PeerId](limits.REQUESTS_PER_PEER_PER_S, limits.REQUESTS_PER_S, remembered=2 * limits.LINKS)
         endpoint.on(Question, self._asked)
         endpoint.on(Reply, self._answered)
         endpoint.on_down(self._broken)
@@ -120,33 +122,22 @@ class Questions:
 
     # -- answering ----------------------------------------------------------------------------------------------------
     def _asked(self, question: Question) -> None:
-        fault = self._fault_of(question)
-        if fault is not None:
-            self._on_fault(question.source.peer, fault)
-        if fault is not None or self._answer is None:
-            self._reply(question, None)
-            return
-        self._answering[question.source.peer] += 1
-        self._tasks.start_soon(self._reply_to, question)
-
-    def _fault_of(self, question: Question) -> str | None:
         peer = question.source.peer
-        if not self._within_rate(peer):
-            return "flood"
-        if self._answering[peer] >= limits.INBOUND_REQUESTS_PER_PEER:
-            return "flood"
-        if self._answering.total() >= limits.INBOUND_REQUESTS:
-            return "flood"
-        return "garbage" if len(question.frame) > limits.FRAME_BYTES else None
+        if len(question.frame) > limits.FRAME_BYTES:
+            self._on_fault(peer, "garbage")
+        elif self._answer is not None and self._granted(peer):
+            self._tasks.start_soon(self._reply_to, question)
+            return
+        self._reply(question, None)
 
-    def _within_rate(self, peer: PeerId) -> bool:
-        """A bucket that holds one second's questions."""
-        rate, now = limits.REQUESTS_PER_PEER_PER_S, trio.current_time()
-        left, since = self._allowance.get(peer, (float(rate), now))
-        left = min(float(rate), left + (now - since) * rate)
-        allowed = left >= 1.0
-        self._allowance[peer] = (left - 1.0 if allowed else left, now)
-        return allowed
+    def _granted(self, peer: PeerId) -> bool:
+        """If so, `_reply_to` is to follow. Only what is a peer's own doing is held against it."""
+        grant = self._rates.take(peer, trio.current_time())
+        if grant is Grant.YES:
+            grant = self._admission.enter(peer)
+        if grant is Grant.TOO_FAST:
+            self._on_fault(peer, "flood")
+        return grant is Grant.YES
 
     async def _reply_to(self, question: Question) -> None:
         answer: bytes | None = None
@@ -155,7 +146,7 @@ class Questions:
                 answer = await self._answer_to(question.source.peer, question.frame)
             self._reply(question, answer)
         finally:
-            self._answering -= Counter([question.source.peer])  # keeps no zeroes
+            self._admission.leave(question.source.peer)
 
     async def _answer_to(self, peer: PeerId, frame: bytes) -> bytes | None:
         if self._answer is None:

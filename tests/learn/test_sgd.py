@@ -10,12 +10,15 @@ from torch import Tensor, nn
 
 from gossipnode.learn.central import train_central
 from gossipnode.learn.config import LearnerConfig
+from gossipnode.learn.encoding import encode
 from gossipnode.learn.engine import Engine
 from gossipnode.learn.flat import Flat
 from gossipnode.learn.sgd import Stopped, batches, train
-from gossipnode.learn.task import Batch, Data, Shard, Task, TaskError
+from gossipnode.learn.task import Batch, Data, Shard, Task, TaskError, load_task
+from protocols.collection import absurd
 from protocols.learner import LearnerError, Unfit
 from protocols.manifest import Training
+from sampling.peers import PeerId
 
 CPU = torch.device("cpu")
 
@@ -166,10 +169,59 @@ def test_an_engine_forgets_what_it_did_before(encoding: str) -> None:
     assert engine.evaluate(update.blob, data)["accuracy"] > 0.8
 
 
-def test_a_loss_that_explodes_is_the_operators_to_mend() -> None:
+def test_a_loss_that_explodes_names_the_remedy() -> None:
     engine = Engine(LearnerConfig(task="digits", training=Training(lr=100.0, weight_decay=1.0)))
-    with pytest.raises(LearnerError, match=r"task 'digits'.*a lower training.lr may help"):
+    with pytest.raises(Unfit, match=r"task 'digits'.*a lower training.lr may help"):
         engine.train(engine.initial(), engine.data(Shard()), seed=0)
+
+
+@pytest.mark.parametrize("value", [1e30, 3e38])
+def test_a_finite_parent_that_nobody_can_train_from_is_unfit(value: float) -> None:
+    engine = Engine(LearnerConfig(task="digits"))
+    vector = np.full(engine.template.parameters, value, np.float32)
+    vector[::2] *= -1
+    blob = encode(vector, engine.template)
+    assert engine.check(blob) == float(np.float32(value))
+    with pytest.raises(Unfit, match="the loss became"):
+        engine.train(blob, engine.data(Shard()), seed=0)
+
+
+class Unlabelled(Normed):
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        raise KeyError("label")
+
+
+class Blank(Normed):
+    """As a file of data that was read wrongly."""
+
+    def data(self, shard: Shard, path: Path | None) -> Data:
+        data = super().data(shard, path)
+        return Data((data.pool[0] * math.nan, data.pool[1]), data.rows, data.test)
+
+
+@pytest.mark.parametrize(("task", "failure"), [("Unlabelled", LearnerError), ("Blank", Unfit)])
+def test_a_task_that_raises_is_told_from_numbers_that_are_not_finite(
+    task: str, failure: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gossipnode.learn.engine.load_task", lambda spec: globals()[task]())
+    engine = Engine(LearnerConfig(task="digits"))
+    with pytest.raises(failure):
+        engine.train(engine.initial(), engine.data(Shard()), seed=0)
+
+
+@pytest.mark.parametrize(("lr", "larger"), [(0.05, 1.0), (5.0, 1.0), (0.05, 100.0)])
+@pytest.mark.parametrize("task", ["digits", "normed"])
+def test_an_honest_model_is_not_absurd(task: str, lr: float, larger: float) -> None:
+    # Among models of ordinary data: one whose learning rate, or whose inputs, are a hundred times as large.
+    largest: dict[PeerId, float] = {}
+    for name, (rate, factor) in {"a": (0.05, 1.0), "b": (0.05, 1.0), "odd": (lr, larger)}.items():
+        chosen = Normed() if task == "normed" else load_task(task)
+        flat, data = Flat(chosen, 0, CPU), chosen.data(Shard(index=0, count=8), None)
+        wild = Data((data.pool[0] * factor, data.pool[1]), data.rows, data.test)
+        train(flat, chosen, wild, Training(lr=rate, epochs=2), seed=1, stop=lambda: False)
+        largest[PeerId(name)] = float(flat.vector.detach().abs().max())
+    assert absurd(largest) == []
+    assert absurd({PeerId("a"): 1.0, PeerId("b"): 1.0, PeerId("liar"): 1e30}) == ["liar"]
 
 
 def test_a_hostile_parent_is_unfit() -> None:

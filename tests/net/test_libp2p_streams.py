@@ -11,10 +11,9 @@ from libp2p.abc import INetStream
 
 from gossipnode.net.libp2p import addresses, bulk, questions
 from gossipnode.net.libp2p.guards import BROKEN
-from gossipnode.net.libp2p.questions import Admission
 from gossipnode.net.libp2p.transport import Libp2pTransport, open_libp2p
 from protocols import limits
-from protocols.rates import Grant, Rates
+from protocols.rates import Admission, Grant, Rates
 from protocols.transport import NoAnswer, NotHeld
 from sampling.peers import PeerId
 from verify.digest import Digest, digest_of
@@ -76,7 +75,7 @@ async def read_all(asker: Libp2pTransport, peer: PeerId, digest: Digest, offset:
 
 
 def test_admission_counts_a_peers_and_everybodys() -> None:
-    admission = Admission(per_peer=2, total=5)
+    admission = Admission[PeerId](per_peer=2, total=5)
     with admission.admitted(A) as one, admission.admitted(A) as two, admission.admitted(A) as three:
         assert (one, two, three) == (Grant.YES, Grant.YES, Grant.TOO_FAST)
         with admission.admitted(B) as four, admission.admitted(B) as five:
@@ -86,7 +85,7 @@ def test_admission_counts_a_peers_and_everybodys() -> None:
 
 
 def test_admission_ends_where_all_are_taken() -> None:
-    admission = Admission(per_peer=1, total=1)
+    admission = Admission[PeerId](per_peer=1, total=1)
     with admission.admitted(A) as one, admission.admitted(B) as two:
         assert (one, two) == (Grant.YES, Grant.CROWDED)
 

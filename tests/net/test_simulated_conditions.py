@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import pytest
 import trio
@@ -262,6 +262,76 @@ async def test_a_flood_of_questions_is_cut_off_and_reported(autojump_clock: Mock
         assert faults
         await trio.sleep(1.0)
         assert await a.request(b.me, b"x", timeout_s=1.0) == b"x"
+
+
+async def test_a_flood_gets_no_slow_peer_refused_or_accused(autojump_clock: MockClock) -> None:
+    faults: list[tuple[PeerId | None, str]] = []
+    answers: list[bytes] = []
+    gate = trio.Event()
+
+    async def slowly(peer: PeerId, frame: bytes) -> bytes:
+        await gate.wait()
+        return frame
+
+    def note(peer: PeerId | None, kind: str) -> None:
+        faults.append((peer, kind))
+
+    conditions = Conditions(delay=0.001, answer_s=100.0)
+    async with nodes_under(conditions, 3, answer=slowly, on_fault=note) as (network, [victim, slow, flooder]):
+        network.slow(slow.me, latency=100.0, bandwidth=100.0)
+
+        async def pester(node: SimulatedTransport) -> None:
+            with suppress(NoAnswer):
+                await node.request(victim.me, b"flood", timeout_s=50.0)
+
+        async def ask(node: SimulatedTransport) -> None:
+            answers.append(await node.request(victim.me, b"honest", timeout_s=50.0))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(1000):
+                nursery.start_soon(pester, flooder)
+            await trio.sleep(1.0)
+            for _ in range(2):
+                nursery.start_soon(ask, slow)
+            await trio.sleep(5.0)
+            gate.set()
+        assert answers == [b"honest"] * 2
+        assert {peer for peer, _ in faults} == {flooder.me}
+
+
+async def test_where_all_ask_at_once_nobody_is_accused(autojump_clock: MockClock) -> None:
+    faults: list[tuple[PeerId | None, str]] = []
+
+    async def never(peer: PeerId, frame: bytes) -> bytes:
+        await trio.sleep_forever()
+        raise AssertionError("not reached")
+
+    conditions, count = Conditions(delay=0.001, answer_s=100.0), limits.INBOUND_REQUESTS + 20
+    nodes = nodes_under(conditions, count, answer=never, on_fault=lambda *fault: faults.append(fault))
+    async with nodes as (network, [victim, *others]):
+        for node in others[1:-1]:
+            network.link(victim.me, node.me)
+        outcomes: Counter[str] = Counter()
+
+        async def ask(node: SimulatedTransport) -> None:
+            with pytest.raises(NoAnswer) as caught:
+                await node.request(victim.me, b"x", timeout_s=5.0)
+            outcomes["refused" if "broke off" in str(caught.value) else "waits"] += 1
+
+        async with trio.open_nursery() as nursery:
+            for node in others:
+                nursery.start_soon(ask, node)
+        assert outcomes == {"waits": limits.INBOUND_REQUESTS, "refused": 19}
+        assert faults == []
+
+
+async def test_what_is_remembered_of_those_who_asked_is_bounded(autojump_clock: MockClock) -> None:
+    async with nodes_under(Conditions(delay=0.001)) as (network, [_, b]):
+        for i in range(2 * limits.LINKS + 50):
+            async with network.join(PeerId(f"passer-by {i}")) as passer_by:
+                network.link(passer_by.me, b.me)
+                assert await passer_by.request(b.me, b"x", timeout_s=1.0) == b"x"
+        assert len(b._questions._rates) == 2 * limits.LINKS
 
 
 async def test_more_blobs_at_once_than_allowed_are_cut_off(autojump_clock: MockClock) -> None:

@@ -180,6 +180,7 @@ class ToyLearner:
     """A model is one number and who made it. Training adds 1 and takes `train_s` of virtual time."""
 
     MODEL = struct.Struct("<d8s")
+    TRAINABLE = 1e4  # from larger ones the loss is not finite
 
     def __init__(self, blobs: MemoryBlobs, name: str) -> None:
         self._blobs = blobs
@@ -188,6 +189,9 @@ class ToyLearner:
         self.samples = 10
         self.fails = False  # the operator's task raises
         self.poison = False  # it hands out what is not finite
+        self.hands_in: float | None = None  # whatever it was to train from
+        self.own_data_broken = False  # non-finite numbers, whatever the model
+        self.blind = False  # it merges whatever is handed in
         self.bias = 0.0  # it merges wrongly
         self.trained: list[int] = []  # rounds
         self.begun: list[int] = []
@@ -211,8 +215,11 @@ class ToyLearner:
             await trio.sleep(min(left_s, 0.5))
         if self.fails:
             raise LearnerError("KeyError: 'label'")
+        if self.own_data_broken or (self.hands_in is None and abs(value) > self.TRAINABLE):
+            raise Unfit("the loss became nan")
         self.trained.append(round)
         value = float("nan") if self.poison else value + 1
+        value = value if self.hands_in is None else self.hands_in
         return Trained(await self._put(value, f"{self._name}{round}"), self.samples, 1, 0.5, self.train_s)
 
     async def merge(self, models: Sequence[Digest], weights: Sequence[int]) -> Digest:
@@ -221,10 +228,11 @@ class ToyLearner:
         # The digests too, so that the means of different models differ.
         return await self._put(mean + self.bias, digest_of(b"".join(models)).hex())
 
-    async def check(self, model: Digest) -> None:
+    async def check(self, model: Digest) -> float:
         await trio.lowlevel.checkpoint()
-        if not math.isfinite(await self.value(model)):
+        if not math.isfinite(value := await self.value(model)):
             raise Unfit("not finite")
+        return 0.0 if self.blind else abs(value)
 
     async def evaluate(self, model: Digest) -> Evaluation:
         self.evaluated.append(model)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocols.collection import CAP, Collection, quorum, weights
+from protocols.collection import ABSURD, CAP, Collection, absurd, quorum, weights
 from protocols.messages import Input
 from sampling.peers import PeerId, Round
 from verify.digest import Digest, digest_of
@@ -22,7 +22,7 @@ def collected(*offers: tuple[str, Digest], most: int = 10) -> Collection:
     collection = Collection(Round(1), 0.0, most)
     for now, (trainer, parent) in enumerate(offers):
         collection.offered[PeerId(trainer)] = update(trainer).model
-        collection.ready(PeerId(trainer), parent, update(trainer), float(now))
+        collection.ready(PeerId(trainer), parent, update(trainer), 1.0, float(now))
     return collection
 
 
@@ -58,7 +58,7 @@ def test_no_more_are_merged_than_a_round_has_trainers() -> None:
 def test_a_trainer_counts_once() -> None:
     collection = collected(("a", X), ("b", X))
     later = Input(PeerId("a"), digest_of(b"later"), 5)
-    collection.ready(PeerId("a"), X, later, 9.0)
+    collection.ready(PeerId("a"), X, later, 1.0, 9.0)
     assert collection.inputs() == (later, update("b"))
     assert collection.latest_at == 9.0
 
@@ -77,7 +77,7 @@ def test_a_trainer_has_one_model_under_way() -> None:
     assert not collection.fetching(a)
     collection.offered[a] = X
     assert collection.fetching(a)
-    collection.ready(a, Y, update("a"), 1.0)
+    collection.ready(a, Y, update("a"), 1.0, 1.0)
     assert not collection.fetching(a)
 
 
@@ -119,3 +119,32 @@ def test_no_claim_drowns_the_others() -> None:
 def test_weights_are_positive_and_no_larger_than_claimed(samples: list[int]) -> None:
     found = weights(update("a", each) for each in samples)
     assert all(1 <= weight <= claimed for weight, claimed in zip(found, samples, strict=True))
+
+
+# -- what is not merged -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("largest", "found"),
+    [
+        ({}, ""),
+        ({"a": 1e30}, ""),  # a swarm of one
+        ({"a": 1e30, "b": 1.0}, "a"),
+        ({"a": 1e30, "b": 0.0, "c": 2.0}, "a"),
+        ({"a": 0.0, "b": 0.0, "c": 1e6}, ""),  # two liars that hand in zeros
+        ({"a": 5e3, "b": ABSURD, "c": 2e3}, ""),
+        ({"a": 1e12, "b": 2e12, "c": 3e12}, ""),  # a task whose values are that large
+    ],
+)
+def test_what_is_absurdly_larger_than_the_others(largest: dict[str, float], found: str) -> None:
+    assert absurd({PeerId(name): value for name, value in largest.items()}) == list(found)
+
+
+def test_whoever_is_expelled_is_replaced_and_merged_no_more() -> None:
+    collection = collected(("a", X), ("b", X), ("c", X))
+    collection.ready(PeerId("b"), X, update("b"), 1e30, 3.0)
+    assert collection.absurd() == ["b"]
+    collection.expel(PeerId("b"))
+    assert names(collection) == ["a", "c"]
+    assert collection.absurd() == []
+    assert collection.excused == collection.expelled == {"b"}

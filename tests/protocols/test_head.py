@@ -14,7 +14,7 @@ from gossipnode.memoryblobs import MemoryBlobs
 from protocols.desk import Desk
 from protocols.exchange import ModelExchange
 from protocols.head import LEAP, Head, Parts, theta0
-from protocols.learner import Unfit
+from protocols.learner import LearnerError, Trained, Unfit
 from protocols.manifest import Manifest, Modest
 from protocols.membership import Membership
 from protocols.messages import Aggregate, AnyMessage, AskHead, HeadIs, Hello, Input, Ping, Pong, Refused, Welcome
@@ -50,13 +50,27 @@ def manifest(aggregators: int = 1, rounds: int = 0) -> Manifest:
 
 
 class Toy:
-    """A learner of which only `check` is asked."""
+    """A learner of which only `check` is asked, and `train` whether it can."""
 
     unfit = False
+    fails = False  # the operator's task
 
-    async def check(self, model: Digest) -> None:
+    def __init__(self) -> None:
+        self.untrainable: set[Digest] = set()
+        self.tried: list[Digest] = []
+
+    async def train(self, parent: Digest, round: Round, *, seed: int) -> Trained:
+        self.tried.append(parent)
+        if self.fails:
+            raise LearnerError("KeyError: 'label'")
+        if parent in self.untrainable:
+            raise Unfit("the loss became nan")
+        return Trained(parent, 1, 1, 0.5, 0.0)
+
+    async def check(self, model: Digest) -> float:
         if self.unfit:
             raise Unfit("not finite")
+        return 1.0
 
     async def initial(self) -> Digest:
         return digest_of(b"theta0")
@@ -394,6 +408,83 @@ async def test_without_any_bytes_it_goes_back_to_the_start(links: Links, court: 
     assert await scene.head.retreat()
     assert scene.head.known == theta0(scene.manifest)
     assert not await scene.head.retreat()
+
+
+async def test_an_unfit_model_is_given_up_for_good(links: Links, court: Court) -> None:
+    scene = Scene(links, court)
+    await scene.blobs.put(BYTES)
+    good, unfit = scene.aggregate(3, HELD), scene.aggregate(4, await scene.blobs.put(b"9876543210"))
+    scene.head.learn(good)
+    scene.head.learn(unfit)
+    await scene.head.hold(unfit)
+    assert not await scene.head.retreat()
+    scene = Scene(links, court)
+    await scene.blobs.put(BYTES)
+    await scene.blobs.put(b"9876543210")
+    scene.head.learn(good)
+    scene.head.learn(unfit)
+    await scene.head.hold(unfit)
+    scene.learner.untrainable = {unfit.model}
+    assert await scene.head.retreat()
+    assert scene.head.known == scene.head.held == scene.saved[-1] == good
+    await scene.partners({PEERS[0]: unfit, PEERS[1]: unfit})
+    assert not await scene.head.catch_up()  # two say so, and could give it
+    assert scene.head.known == good
+    assert not await scene.head.retreat()
+
+
+async def test_those_who_made_an_unfit_model_come_last_when_its_round_is_drawn_anew(links: Links, court: Court) -> None:
+    scene = Scene(links, court)
+    unfit = scene.aggregate(1, await scene.blobs.put(BYTES))
+    scene.head.learn(unfit)
+    scene.learner.untrainable = {unfit.model}
+    assert await scene.head.retreat()
+    assert set(scene.sampler.order(Round(1))[-len(TRAINERS) :]) == set(TRAINERS)
+    assert scene.sampler.order(Round(2))[-1] == unfit.aggregators[0]
+
+
+async def test_going_back_stops_at_the_newest_that_is_fit(links: Links, court: Court) -> None:
+    scene = Scene(links, court)
+    texts = [f"model of {round}".encode() for round in (1, 2, 3, 4)]
+    followed = [scene.aggregate(n, await scene.blobs.put(text)) for n, text in enumerate(texts, start=1)]
+    for aggregate in followed:
+        scene.head.learn(aggregate)
+    scene.learner.untrainable = {followed[2].model, followed[3].model}
+    assert await scene.head.retreat()
+    assert scene.head.known == followed[1]
+    scene.head.learn(followed[2])
+    assert scene.head.known == followed[1]
+
+
+async def test_who_can_train_from_nothing_goes_back_from_nothing(links: Links, court: Court) -> None:
+    scene = Scene(links, court)
+    aggregate = scene.aggregate(1, await scene.blobs.put(BYTES))
+    scene.head.learn(aggregate)
+    scene.learner.untrainable = {aggregate.model, digest_of(b"theta0")}
+    assert not await scene.head.retreat()
+    assert scene.head.known == aggregate
+    assert "own data" in scene.head.fitness.own_fault
+    scene.learner.untrainable = set()
+    assert not await scene.head.retreat()  # mended
+    assert scene.head.fitness.own_fault is None
+
+
+async def test_a_task_that_raises_says_nothing_of_the_model(links: Links, court: Court) -> None:
+    scene = Scene(links, court)
+    aggregate = scene.aggregate(1, await scene.blobs.put(BYTES))
+    scene.head.learn(aggregate)
+    scene.learner.fails = True
+    assert not await scene.head.retreat()
+    assert scene.head.fitness.own_fault is None
+
+
+async def test_a_fit_model_is_tried_once(links: Links, court: Court) -> None:
+    scene = Scene(links, court)
+    aggregate = scene.aggregate(1, await scene.blobs.put(BYTES))
+    scene.head.learn(aggregate)
+    for _ in range(5):
+        assert not await scene.head.retreat()
+    assert scene.learner.tried == [aggregate.model]
 
 
 async def test_reach_wakes_up(links: Links, court: Court, autojump_clock: MockClock) -> None:

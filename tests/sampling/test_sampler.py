@@ -13,7 +13,7 @@ from trio.testing import MockClock
 from sampling.admission import Rules
 from sampling.peers import PeerId, Role, Round
 from sampling.ranking import rank
-from sampling.sampler import Sampler
+from sampling.sampler import SET_BACK_ROUNDS, Sampler
 from sampling.view import Registration, View
 
 SALT = b"run"
@@ -131,3 +131,33 @@ async def test_many_dead_cost_few_deadlines(autojump_clock: MockClock) -> None:
     start = trio.current_time()
     assert await sampler(ping, peers=crowd).sample(Round(3), 4) == order[190:194]
     assert trio.current_time() - start < 9 * DEADLINE_S
+
+
+async def test_those_set_back_come_last_the_most_often_set_back_at_the_very_end(autojump_clock: MockClock) -> None:
+    drawn = sampler(Pings())
+    before = drawn.order(Round(3))
+    drawn.set_back(Round(3), before[:3])
+    assert drawn.order(Round(3)) == before[3:] + before[:3]
+    drawn.set_back(Round(3), [before[0], before[4]])
+    assert drawn.order(Round(3)) == [before[3], *before[5:], *before[1:3], before[4], before[0]]
+    assert await drawn.sample(Round(3), 2) == [before[3], before[5]]
+    assert drawn.order(Round(4)) == sampler(Pings()).order(Round(4))
+    assert drawn.is_set_back(Round(3), before[0])
+    assert not drawn.is_set_back(Round(4), before[0])
+
+
+@pytest.mark.parametrize("count", [3, 8])
+def test_who_is_always_among_those_set_back_is_left_out_in_the_end(count: int) -> None:
+    drawn, liar = sampler(Pings()), PEERS[4]
+    for _ in range(len(PEERS)):
+        if liar not in (chosen := drawn.first(Round(7), count)):
+            return
+        drawn.set_back(Round(7), chosen)
+    pytest.fail("it is drawn again and again")
+
+
+def test_of_old_rounds_nothing_is_remembered() -> None:
+    drawn = sampler(Pings())
+    for round in range(2 * SET_BACK_ROUNDS):
+        drawn.set_back(Round(round), PEERS[:1])
+    assert sum(drawn.is_set_back(Round(round), PEERS[0]) for round in range(2 * SET_BACK_ROUNDS)) == SET_BACK_ROUNDS

@@ -25,10 +25,9 @@ from libp2p.network.stream.exceptions import StreamEOF
 from gossipnode.net.libp2p.addresses import name_of, peer_id
 from gossipnode.net.libp2p.faults import Faults, one_line
 from gossipnode.net.libp2p.guards import BROKEN, finish, reset
-from gossipnode.net.libp2p.questions import Admission
 from gossipnode.net.libp2p.sockets import Tally
 from protocols import limits
-from protocols.rates import Grant
+from protocols.rates import Admission, Grant
 from protocols.transport import BlobSource, BlobStream, NoAnswer, NotHeld
 from sampling.peers import PeerId
 from verify.digest import DIGEST_BYTES, Digest, short
@@ -107,7 +106,7 @@ class Bulk:
         self._host = host
         self._tally = tally
         self._faults = faults
-        self._admission = Admission(limits.INBOUND_FETCHES_PER_PEER, limits.INBOUND_FETCHES)
+        self._admission = Admission[PeerId](limits.INBOUND_FETCHES_PER_PEER, limits.INBOUND_FETCHES)
         self._blobs: BlobSource | None = None
 
     # -- serving ------------------------------------------------------------------------------------------------------

@@ -9,9 +9,6 @@ trace here, and the asker learns only that its stream broke.
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Final
 
 import trio
@@ -26,7 +23,7 @@ from gossipnode.net.libp2p.addresses import name_of, peer_id
 from gossipnode.net.libp2p.faults import Faults, one_line
 from gossipnode.net.libp2p.guards import BROKEN, finish, reset
 from protocols import limits
-from protocols.rates import Grant, Rates
+from protocols.rates import Admission, Grant, Rates
 from protocols.transport import Answer, NoAnswer
 from sampling.peers import PeerId
 
@@ -42,40 +39,11 @@ class Busy(Exception):
     """This question exceeds a limit. Ends its stream only."""
 
 
-class Admission:
-    """At most so many at once a peer, and so many in all; where half of all are taken, a quarter as many a peer."""
-
-    def __init__(self, per_peer: int, total: int) -> None:
-        self._per_peer = per_peer
-        self._total = total
-        self._open: Counter[PeerId] = Counter()
-
-    @contextmanager
-    def admitted(self, peer: PeerId) -> Iterator[Grant]:
-        grant = self._grant(peer)
-        if grant is not Grant.YES:
-            yield grant
-            return
-        self._open[peer] += 1
-        try:
-            yield grant
-        finally:
-            self._open[peer] -= 1
-            self._open += Counter()  # forget the zeros
-
-    def _grant(self, peer: PeerId) -> Grant:
-        if self._open[peer] >= self._per_peer:
-            return Grant.TOO_FAST
-        total = self._open.total()
-        crowded = 2 * total >= self._total and self._open[peer] >= max(1, self._per_peer // 4)
-        return Grant.CROWDED if crowded or total >= self._total else Grant.YES
-
-
 class Questions:
     def __init__(self, host: BasicHost, faults: Faults) -> None:
         self._host = host
         self._faults = faults
-        self._admission = Admission(limits.INBOUND_REQUESTS_PER_PEER, limits.INBOUND_REQUESTS)
+        self._admission = Admission[PeerId](limits.INBOUND_REQUESTS_PER_PEER, limits.INBOUND_REQUESTS)
         # Remembered beyond the link, so that reconnecting does not refill a peer's bucket.
         self._rates = Rates[PeerId](limits.REQUESTS_PER_PEER_PER_S, limits.REQUESTS_PER_S, remembered=2 * limits.LINKS)
         self.answer: Answer | None = None
