@@ -1,0 +1,15 @@
+"""The first seeds of `make sim-sweep`: swarms with faults drawn from the seed, under all the checkers."""
+
+from __future__ import annotations
+
+import pytest
+
+from gossipnode.scenario import Setting, scenario_of
+from gossipnode.simulation import simulate
+from gossipnode.sweep import faults_of
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_whatever_the_seed_draws_breaks_nothing(seed: int) -> None:
+    setting = Setting(nodes=10, rounds=12, seed=seed, random_faults=True)
+    assert faults_of(simulate(scenario_of(setting))) == []
