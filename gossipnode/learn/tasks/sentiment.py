@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from gossipnode.learn.task import EVALUATION_ROWS, Batch, Data, Shard, Task, rows_of
 from gossipnode.learn.tasks import features, reviews
-from gossipnode.learn.tasks.minilm import Layer, Sizes
+from gossipnode.learn.tasks.minilm import Layer
 from gossipnode.learn.tasks.pinned import fetch
 
 CLASSES = 2
@@ -71,23 +71,22 @@ class Sentiment(Task):
 
     name: str
     part: Part
-    sizes: Sizes = features.SIZES
 
     def model(self, seed: int) -> nn.Module:
         if self.part == "head":
-            return nn.Linear(self.sizes.width, CLASSES)
-        last = Layer(self.sizes)
+            return nn.Linear(features.SIZES.width, CLASSES)
+        last = Layer(features.SIZES)
         last.load_state_dict(features.last_layer(self.name))
         if self.part == "lora":
             adapt(last)
-        return Tuned(last, self.sizes.width)
+        return Tuned(last, features.SIZES.width)
 
     def trainable(self, model: nn.Module) -> dict[str, Tensor]:
         parameters = dict(model.named_parameters())
         return {name: tensor for name, tensor in parameters.items() if self._travels(name)}
 
     def data(self, shard: Shard, path: Path | None) -> Data:
-        pool, test = self._prepared(path)
+        pool, test = prepared(self.name, self.part == "head", path)
         return Data(pool, rows_of(shard, pool[-1]), test)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
@@ -109,9 +108,6 @@ class Sentiment(Task):
     def _travels(self, name: str) -> bool:
         chosen = {"head": (), "bias": (".bias", "_norm.weight"), "lora": (".down", ".up")}[self.part]
         return self.part == "head" or name.startswith("head.") or name.endswith(chosen)
-
-    def _prepared(self, path: Path | None) -> tuple[Batch, Batch]:
-        return prepared(self.name, self.part == "head", path)
 
 
 @functools.lru_cache(maxsize=4)  # hundreds of nodes in one process share one copy
