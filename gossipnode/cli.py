@@ -93,8 +93,9 @@ def init(home: Path) -> None:
 @click.option(
     "--task",
     metavar="TASK",
-    help="What is trained: digits, mnist, mnist-mlp, or your own as package.module:attribute. Begins a run, unless the "
-    "home or --peers has one. Joining, it is needed only for a task of your own.",
+    help="What is trained: digits, mnist, mnist-mlp, sentiment (see `prepare`), or your own as "
+    "package.module:attribute. Begins a run, unless the home or --peers has one. Joining, it is needed only for a task "
+    "of your own.",
 )
 @click.option(
     "--shard", metavar="I/N", help="This node's part of the data: the I-th of N, the first is 0/N. [0/1: all]"
