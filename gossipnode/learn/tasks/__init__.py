@@ -1,0 +1,1 @@
+"""Built-in tasks that need more than one file."""
