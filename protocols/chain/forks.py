@@ -19,7 +19,7 @@ class Node:
 
     __slots__ = (
         *("best", "block", "children", "digest", "entries"),
-        *("height", "live", "parent", "rank", "state", "weight"),
+        *("early", "height", "live", "parent", "rank", "state", "weight"),
     )
 
     def __init__(
@@ -31,6 +31,7 @@ class Node:
         self.children: list[Node] = []
         self.weight = 0
         self.best: Node | None = None
+        self.early = self.rank > 0  # not followed for being there, until its turn has come
         self.live: bool = parent is None or parent.live  # descends from the root of the choice
 
     def __repr__(self) -> str:
@@ -58,6 +59,10 @@ class Forks:
             return
         self._latest[peer] = height, node
         self._move(before, node)
+
+    def ripen(self, node: Node) -> None:
+        node.early = False
+        self._compare(node)
 
     def ban(self, peer: PeerId) -> None:
         self._banned.add(peer)
@@ -94,7 +99,7 @@ class Forks:
         for _, node in self._latest.values():
             self._lift(node)
         for node in subtree(root):
-            node.best = max(node.children, key=_merit, default=None)
+            node.best = self._heaviest(node.children)
         self.start(root)
 
     def forget_dead(self) -> None:
@@ -118,6 +123,11 @@ class Forks:
             self._path.append(tip)
         return tip
 
+    def path(self) -> list[Node]:
+        """From the root to the tip, both included. Not to be changed."""
+        assert self.tip is self._path[-1]
+        return self._path
+
     def on_path(self, node: Node) -> bool:
         index = node.height - self._root.height
         return 0 <= index < len(self._path) and self._path[index] is node
@@ -137,6 +147,11 @@ class Forks:
                 self._compare(before)
                 before = self._below(before)
 
+    def _heaviest(self, children: list[Node]) -> Node | None:
+        """Of those whose turn has come, or which more than a third voted for: somebody honest has waited for it."""
+        ready = [child for child in children if not child.early or 3 * child.weight > len(self._electors)]
+        return max(ready, key=_merit) if len(ready) > 1 else next(iter(ready), None)
+
     def _below(self, node: Node) -> Node | None:
         return None if node is self._root else node.parent
 
@@ -151,7 +166,7 @@ class Forks:
         parent = node.parent
         if parent is None or node is self._root or not node.live:
             return
-        best = node if len(parent.children) == 1 else max(parent.children, key=_merit)
+        best = self._heaviest(parent.children)
         if best is not parent.best:
             parent.best = best
             if parent.height >= self._start.height and self.on_path(parent):

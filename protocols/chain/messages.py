@@ -7,6 +7,7 @@ short signed heads of blocks, never whole blocks: it does not nest.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Annotated, Final, TypeVar
 
 import msgspec
@@ -125,6 +126,7 @@ class Block(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     changes: Changes = Changes()
 
 
+REMEMBERED: Final = 8192  # 8 MB if every one is as long as it may be
 Some = TypeVar("Some", bound=Signed)
 _DOMAINS: Final[dict[type[Signed], bytes]] = {
     kind: b"gossipnode/" + kind.__name__.lower().encode() + b"/1" for kind in (Entry, Head, Join, Leave, Here)
@@ -138,6 +140,7 @@ def payload(signed: Signed) -> bytes:
     return msgspec.msgpack.encode(values)
 
 
+@lru_cache(maxsize=REMEMBERED)
 def id_of(signed: Signed) -> Digest:
     return digest_of(_DOMAINS[type(signed)] + b"\0" + payload(signed))
 
@@ -153,8 +156,10 @@ def sign(unsigned: Some, signer: Signer, run: bytes) -> Some:
     return msgspec.structs.replace(unsigned, signature=signature)
 
 
+@lru_cache(maxsize=REMEMBERED)
 def genuine(signed: Signed, run: bytes) -> bool:
-    """Whether who it names has signed it in this run. `signed` may be hostile."""
+    """Whether who it names has signed it in this run. `signed` may be hostile. Heard again, it costs no second check;
+    the nodes of a simulation share one."""
     return verify(signer_of(signed), _DOMAINS[type(signed)], run, payload(signed), signed_by(signed))
 
 

@@ -106,6 +106,7 @@ class Chain:
         self._equivocators: dict[PeerId, Evidence] = {}
         self._pool = Pool(rules, admits)
         self._faults: list[Fault] = []
+        self._connected: list[Node] = []
 
     # -- hearing --------------------------------------------------------------------------------------------------
 
@@ -147,6 +148,16 @@ class Chain:
         faults, self._faults = self._faults, []
         return faults
 
+    def take_connected(self) -> list[Node]:
+        """Blocks that exist here since the last call. One of rank r is to be `ripen`ed when r deadlines have passed since
+        its parent was connected; before that it is followed only if more than a third of the electors voted for it."""
+        connected, self._connected = self._connected, []
+        return connected
+
+    def ripen(self, block: Digest) -> None:
+        if block in self._nodes:
+            self._forks.ripen(self._nodes[block])
+
     # -- where it stands ------------------------------------------------------------------------------------------
 
     @property
@@ -175,6 +186,22 @@ class Chain:
         """To answer those who lack it."""
         node = self._nodes.get(block)
         return node.entries[place] if node is not None and place < len(node.entries) else None
+
+    def locator(self) -> tuple[Digest, ...]:
+        """Blocks of our branch, ever farther apart from the tip down: who reads it finds where we part."""
+        held = self._forks.path()
+        places = {len(held) - 1 - 2**power for power in range(len(held).bit_length())} | {0, len(held) - 1}
+        return tuple(held[place].digest for place in sorted(places, reverse=True) if place >= 0)
+
+    def after(self, locator: Sequence[Digest], most: int) -> list[Node]:
+        """The next blocks of our branch for somebody who holds those; from our lowest if it holds none of them."""
+        path, known = self._forks.path(), set(locator)
+        start = next((place for place in range(len(path) - 1, -1, -1) if path[place].digest in known), 0)
+        return path[start + 1 : start + 1 + most]
+
+    def countable(self, parent: Node | None = None) -> list[Entry]:
+        """The entries that the block after `parent` (the tip) could count now: time to propose when all seats are in."""
+        return self._entries.countable((parent or self.tip).state, self.rules, self._equivocators)[1]
 
     def missing(self) -> Missing:
         unknown = [each for each in (*self._orphans.awaited(), *self._early.awaited()) if each not in self._bodiless]
@@ -383,6 +410,7 @@ class Chain:
         assert node.block is not None
         head = node.block.head
         self._nodes[node.digest] = node
+        self._connected.append(node)
         self._forks.add(node)
         turns = self._turns.setdefault((head.proposer, head.height), [])
         self._suspect(head, turns)
