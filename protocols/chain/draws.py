@@ -98,9 +98,10 @@ class HashChain:
 
     @property
     def tip(self) -> Digest:
+        """What a `Join` of height `start` commits to."""
         return Digest(self._links[0])
 
     def reveal(self, height: int) -> bytes:
-        """Empty when the chain is used up: commit to a new one in time."""
+        """For a block. Empty when the chain is used up: commit to a new one in time."""
         index = height - self.start
         return self._links[index] if 0 < index < len(self._links) else b""

@@ -187,6 +187,10 @@ class Chain:
         node = self._nodes.get(block)
         return node.entries[place] if node is not None and place < len(node.entries) else None
 
+    def leaves(self) -> list[Node]:
+        """Of all branches that may still become the tip's."""
+        return [node for node in self._nodes.values() if node.live and not node.children]
+
     def locator(self) -> tuple[Digest, ...]:
         """Blocks of our branch, ever farther apart from the tip down: who reads it finds where we part."""
         held = self._forks.path()

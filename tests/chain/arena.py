@@ -378,51 +378,70 @@ class Grinder(Hostile):
 
 
 class Private(Hostile):
-    """All of them build a branch that nobody else sees, with their votes on it, and show it when it is long."""
+    """All of them save their votes and turns for a branch that nobody else sees, and show it when it is longer than
+    what the others have built since, or has grown old."""
 
-    LENGTH = 8
-    hidden: dict[str, object]
+    fork: Node | None = None
+    head: Node | None = None
+    said: list[Said]
+
+    def enter(self, base: Node) -> None:
+        pass
+
+    def propose(self, parent: Node) -> None:
+        pass
 
     def tick(self) -> None:
-        if self.me == min(self.friends()):
+        if self.me == min(self.friends()) and self.alive:
             self.plot()
         super().tick()
 
     def plot(self) -> None:
-        """Every so often: fork three blocks below the tip, and outrun it."""
-        if self.arena.random.random() > 0.04:
-            return
-        base = self.chain.tip
-        for _ in range(3):
-            base = base.parent or base
-        said: list[Said] = []
-        for _ in range(self.LENGTH):
-            made = self.extend(base, said)
-            if made is None:
-                break
-            base = made
-        for each in said:
-            self.arena.tell(self.me, each, delay_s=self.arena.random.uniform(0.0, 2.0))
+        tip = self.chain.tip
+        if self.fork is None or self.head is None:
+            self.fork = self.head = tip
+            self.said = []
+        self.head = self.extend(self.head) or self.head
+        ours, theirs = self.head.height - self.fork.height, tip.height - self.fork.height
+        if theirs >= 3 and (ours > theirs or theirs > 12):
+            for each in self.said:
+                self.arena.tell(self.me, each, delay_s=self.arena.random.uniform(0.0, 0.3))
+            self.fork = None
 
-    def extend(self, base: Node, said: list[Said]) -> Node | None:
+    def extend(self, base: Node) -> Node | None:
         gang = [player for player in self.arena.players.values() if isinstance(player, Private)]
         for player in gang:
             made = player.chain.enter(player.signer, b"\x7f", base, player.promises)
             if made is not None:
                 entry, player.promises = made
-                said.append(entry)
-                for friend in gang:
-                    friend.chain.hear_entry(entry)
-        for player in gang:
+                self.share(gang, entry)
+        for player in sorted(gang, key=lambda player: player.chain.proposers(base).index(player.me)):
             reveal = LINKS[player.me].reveal(base.height + 1)
             proposed = player.chain.propose(player.signer, reveal, player.promises, base)
             if proposed is not None:
                 block, player.promises = proposed
-                said.append(block)
-                for friend in gang:
-                    friend.take(block)
+                self.share(gang, block)
                 return self.chain.node(id_of(block.head))
         return None
+
+    def share(self, gang: list[Private], what: Said) -> None:
+        self.said.append(what)
+        for friend in gang:
+            friend.take(what)
+
+
+class Balancer(Late):
+    """Late blocks to one half, and votes for whichever branch is behind, to keep the others apart."""
+
+    def enter(self, base: Node) -> None:
+        rivals = [node for node in self.chain.leaves() if node.height >= base.height - 1 and node is not base]
+        behind = max(rivals, key=lambda node: (node.weight, node.height), default=base)
+        made = self.chain.enter(self.signer, self.scalars(base), behind, self.promises) if self.alive else None
+        if made is not None:
+            entry, self.promises = made
+            self.made.append(entry)
+            self.take(entry)
+            self.arena.tell(self.me, entry, delay_s=self.arena.random.uniform(0.0, DEADLINE_S))
 
 
 # -- attacks ------------------------------------------------------------------------------------------------------
@@ -533,6 +552,7 @@ HOSTILE: dict[str, type[Honest]] = {
     "equivocation": Equivocator,
     "censoring proposer": Censor,
     "private branch": Private,
+    "balancing": Balancer,
     "withheld reveals": Grinder,
 }
 
