@@ -6,10 +6,10 @@ Its id is what votes sign. A hostile proposer has no say in it: A's digest is in
 What a joiner is given (`Snapshot`): the state at the newest certified checkpoint C, and certificates from the founders
 up to C, one wherever the members had changed. A certificate is one link of Casper's: a checkpoint, its neighbour that
 commits to it, and the entries of more than two thirds of the electors with a vote from the one to the other. (Honest
-members vote from justified checkpoints only, so that it certifies.) The electors of a certificate are the members of
-two neighbouring certificates before it, less those whose signed leave, or whose equivocation, is in it. So a lying
-snapshot needs two thirds of an electorate to have signed it, whoever serves it; A is checked against its digest in C,
-the blocks since against C's state.
+members vote from justified checkpoints only, so that it certifies.) The electors of a certificate are the members at a
+certificate shortly before it (the chain's own electors may lag behind), less those whose signed leave, or whose
+equivocation, is in it. So a lying snapshot needs two thirds of an electorate to have signed it, whoever serves it; A is
+checked against its digest in C, the blocks since against C's state.
 What signatures cannot settle is the long-range attack: two thirds of some *former* electorate, by then gone, whose
 keys are stolen or sold and sign another history from there. Two snapshots that conflict are proof of that, or of a
 third of the members being hostile: a joiner asks several peers and takes none if they conflict (`conflict`), and an
@@ -18,7 +18,6 @@ operator, or the author in an amendment, may name an `anchor`, a checkpoint that
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Annotated, Final
 
 import msgspec
@@ -36,6 +35,8 @@ from verify.digest import Digest, digest_of
 
 _EXPELLED: Final = limits.HEIGHT + 1
 _TRUSTED: Final = 3  # newest electorates a certificate may be signed by: the chain's own may lag behind by one
+
+Members = tuple[tuple[Peer, Height], ...]  # in order, each with the height of its newest Join
 
 
 class Checkpoint(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -55,7 +56,7 @@ class Certificate(Struct, frozen=True, array_like=True, forbid_unknown_fields=Tr
     checkpoint: Checkpoint
     child: Checkpoint
     votes: Annotated[tuple[Entry, ...], Meta(max_length=limits.MEMBERS)]
-    members: Annotated[tuple[Peer, ...], Meta(max_length=limits.MEMBERS)]
+    members: Annotated[Members, Meta(max_length=limits.MEMBERS)]
     leaves: Annotated[tuple[Leave, ...], Meta(max_length=limits.MEMBERS)] = ()
     expulsions: Annotated[tuple[Evidence, ...], Meta(max_length=limits.MEMBERS)] = ()
 
@@ -89,7 +90,7 @@ def checkpoint_id(checkpoint: Checkpoint) -> Digest:
 
 def checkpoint_of(state: State, previous: Digest, model: Digest) -> Checkpoint:
     newest = state.recent[-1]
-    members = digest_of_members(tuple(sorted(state.members)))
+    members = digest_of_members(members_of(state))
     return Checkpoint(newest.height, newest.digest, previous, digest_of_state(state), members, model)
 
 
@@ -97,7 +98,11 @@ def digest_of_state(state: State) -> Digest:
     return digest_of(msgspec.msgpack.encode(state, order="deterministic"))
 
 
-def digest_of_members(members: tuple[PeerId, ...]) -> Digest:
+def members_of(state: State) -> Members:
+    return tuple(sorted((peer, member.since) for peer, member in state.members.items()))
+
+
+def digest_of_members(members: Members) -> Digest:
     return digest_of(msgspec.msgpack.encode(members))
 
 
@@ -162,24 +167,27 @@ def conflict(one: Snapshot, other: Snapshot) -> bool:
 
 def _follow(snapshot: Snapshot, rules: Rules, run: bytes) -> None:
     """From the founders, certificate by certificate."""
-    trusted = [(0, frozenset(rules.founders))] * _TRUSTED
+    trusted: list[Members] = [tuple((peer, 0) for peer in rules.founders)]
+    height = 0
     departed: dict[PeerId, int] = {}
     for certificate in snapshot.certificates:
         checkpoint, child = certificate.checkpoint, certificate.child
-        if checkpoint.height <= trusted[-1][0] or child.height != checkpoint.height + rules.epoch:
+        if checkpoint.height <= height or child.height != checkpoint.height + rules.epoch:
             raise BadSnapshot("its certificates are out of order")
         if child.previous != checkpoint_id(checkpoint) or digest_of_members(certificate.members) != checkpoint.members:
             raise BadSnapshot(f"what is certified at height {checkpoint.height} does not fit together")
         departed |= _departures(certificate, run)
         voters = _voters(certificate, run)
-        electorates = [_less(members, since, departed, child.height) for since, members in trusted[-_TRUSTED:]]
-        if not any(carried(voters, pair) for pair in pairwise(electorates)):
+        electorates = [_less(members, departed) for members in trusted[-_TRUSTED:]]
+        if not any(carried(voters, (electorate, electorate)) for electorate in electorates):
             raise BadSnapshot(f"less than two thirds have signed for the checkpoint of height {checkpoint.height}")
-        trusted.append((checkpoint.height, frozenset(certificate.members)))
+        trusted.append(certificate.members)
+        height = checkpoint.height
 
 
-def _less(members: frozenset[PeerId], since: int, departed: dict[PeerId, int], height: int) -> frozenset[PeerId]:
-    return frozenset(p for p in members if not ((at := departed.get(p, -1)) == _EXPELLED or since <= at < height))
+def _less(electorate: Members, departed: dict[PeerId, int]) -> frozenset[PeerId]:
+    """Without those who have left since they joined: an older leave of somebody who came back is void."""
+    return frozenset(peer for peer, since in electorate if departed.get(peer, -1) < since)
 
 
 def _departures(certificate: Certificate, run: bytes) -> dict[PeerId, int]:

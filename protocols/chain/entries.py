@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from itertools import islice, product
 
 from protocols.chain import limits
-from protocols.chain.messages import Entry, Head, digest_of_ids
+from protocols.chain.messages import Entry, Head, digest_of_ids, id_of
 from protocols.chain.rules import Rules
 from protocols.chain.state import Ancestor, Slot, State, number_of
 from sampling.peers import PeerId
@@ -37,9 +37,13 @@ class Entries:
         self._by_id = {digest: entry for digest, entry in self._by_id.items() if entry.height >= height}
         self._by_seat = {seat: held for seat, held in self._by_seat.items() if seat[1] >= height}
 
-    def rebuilt(self, head: Head, found: Sequence[Slot]) -> tuple[Entry, ...] | None:
-        """The entries it counts, if we hold them. There is more than one choice only where somebody equivocated."""
-        choices = [self._candidates(slot.origin, slot.base) for slot in found]
+    def rebuilt(self, head: Head, found: Sequence[Slot], given: Sequence[Entry] = ()) -> tuple[Entry, ...] | None:
+        """The entries it counts, from those `given` and those we hold. There is more than one choice only where
+        somebody equivocated."""
+        extra = {(entry.origin, entry.base): [(id_of(entry), entry)] for entry in given}
+        choices = [
+            extra.get((slot.origin, slot.base.digest), []) + self._candidates(slot.origin, slot.base) for slot in found
+        ]
         for entries in islice(product(*choices), limits.REBUILDS):
             if digest_of_ids([digest for digest, _ in entries]) == head.entries:
                 return tuple(entry for _, entry in entries)

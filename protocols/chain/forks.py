@@ -69,8 +69,14 @@ class Forks:
         _, before = self._latest.pop(peer, (0, None))
         self._move(before, None)
 
+    def justify(self, node: Node) -> None:
+        """The choice starts from the highest justified checkpoint, of two of one height that of lower digest: whoever
+        voted for it has no vote on a branch without it."""
+        mark = node.state.finality.justified
+        if (mark.height, self._start.digest) > (self._start.height, mark.block):
+            self.start(ancestor(node, mark.height))
+
     def start(self, node: Node) -> None:
-        """From the highest justified checkpoint: nobody who voted for it could vote on a branch without it."""
         assert node.live
         self._start = node
         self._path = []
@@ -171,6 +177,13 @@ class Forks:
             parent.best = best
             if parent.height >= self._start.height and self.on_path(parent):
                 del self._path[parent.height - self._root.height + 1 :]
+
+
+def ancestor(node: Node, height: int) -> Node:
+    while node.height > height:
+        assert node.parent is not None, "it lies below what is kept"
+        node = node.parent
+    return node
 
 
 def subtree(root: Node) -> list[Node]:

@@ -27,11 +27,11 @@ CHANGES_KEPT: Final = 256  # heard and not yet in a block, of each kind
 
 # -- what waits ---------------------------------------------------------------------------------------------------
 AHEAD: Final = 10_000  # heights above our tip that are listened to
-ENTRIES_WAITING: Final = 4096  # whose base is not held: 1 MB
-BLOCKS_WAITING: Final = 1024  # whose parent or entries are not held: 0.5 MB without what hangs on them
-WAITING_PER_PEER: Final = 256  # of either kind signed by one peer: a fraction of us cannot fill the room of all
-ENTRIES_PER_SEAT: Final = 2  # of one origin and height: two prove an equivocation, blocks may bring others
-BLOCKS_PER_TURN: Final = 4  # of one proposer and height that are held; one more needs a member's vote on top
+ENTRIES_WAITING: Final = 8192  # whose base is not held: 2 MB
+BLOCKS_WAITING: Final = 8192  # whose parent or entries are not held: 4 MB without what hangs on them
+WAITING_PER_PEER: Final = 64  # of either kind, signed by one peer: a third of 300 members cannot fill the room of all
+ENTRIES_PER_SEAT: Final = 2  # of one origin and height: two prove an equivocation; blocks may bring others
+BLOCKS_PER_TURN: Final = 2  # of one proposer and height, likewise; another is let in when others build on it
 REBUILDS: Final = 16  # combinations tried where equivocators left a choice, before the entries are asked for
 LINKS: Final = 65_536  # of the hash chain a member commits to; one a height
 CERTIFICATES: Final = 4096  # of one snapshot: one for each checkpoint at which the electorate changed

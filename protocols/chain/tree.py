@@ -8,18 +8,18 @@ never left.
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from itertools import islice
-from typing import Final, NamedTuple
+from typing import Final
 
 from protocols.chain import limits, validity
-from protocols.chain.archive import Archive, ancestor
+from protocols.chain.archive import Archive
+from protocols.chain.bodies import Bodies
 from protocols.chain.checkpoints import Promises, Snapshot, vote_on
-from protocols.chain.draws import Update, updates_of
 from protocols.chain.entries import Entries
-from protocols.chain.evidence import against, clash
-from protocols.chain.forks import Forks, Node, subtree
+from protocols.chain.evidence import culprit
+from protocols.chain.forks import Forks, Node, ancestor, subtree
 from protocols.chain.messages import (
     Block,
     Entry,
@@ -28,15 +28,15 @@ from protocols.chain.messages import (
     Here,
     Join,
     Leave,
-    digest_of_changes,
-    digest_of_ids,
     genuine,
     id_of,
-    sign,
 )
+from protocols.chain.plan import Missing, Plan, beyond, locator_of, plan_between
 from protocols.chain.pool import Pool
 from protocols.chain.rules import Rules
-from protocols.chain.state import Ancestor, Slot, State, advance, initial, proposers, slots
+from protocols.chain.signing import block_on, entry_on
+from protocols.chain.state import Ancestor, State, advance, initial, proposers, slots
+from protocols.chain.suspects import Fault, Suspects
 from protocols.chain.validity import Refusal
 from protocols.chain.waiting import Waiting
 from protocols.signatures import Signer
@@ -45,37 +45,6 @@ from verify.digest import Digest
 
 _REJECTED: Final = 1024  # digests of blocks that do not hold, remembered
 _MISSING: Final = 64  # named at once
-
-
-class Step(NamedTuple):
-    """What one block does to A. `checkpoint`: after it, hash A and tell `Chain.settle`."""
-
-    block: Digest
-    height: int
-    updates: tuple[Update, ...]
-    checkpoint: bool
-
-
-class Plan(NamedTuple):
-    """From one block's A to another's: subtract the first, newest first, then add the second, oldest first."""
-
-    subtract: tuple[Step, ...]
-    add: tuple[Step, ...]
-
-
-class Missing(NamedTuple):
-    """What others are to be asked for: blocks by digest, and of blocks the entries at these places of `counted`."""
-
-    blocks: tuple[Digest, ...]
-    entries: tuple[tuple[Digest, tuple[int, ...]], ...]
-
-
-class Fault(NamedTuple):
-    """A signer's fault, found when what it signed was looked at; with evidence it is an equivocation."""
-
-    peer: PeerId
-    refusal: Refusal | None
-    evidence: Evidence | None = None
 
 
 class Chain:
@@ -91,29 +60,23 @@ class Chain:
         self._archive = Archive(rules, run, root, snapshot)
         self._nodes: dict[Digest, Node] = {root.digest: root}
         self._forks = Forks(root, frozenset(state.members))
-        self._justified = root
         self._entries = Entries()
-        self._votes: dict[PeerId, dict[int, Entry]] = {}  # by the height voted for
-        self._turns: dict[tuple[PeerId, int], list[Head]] = {}  # proposer and height
+        self._suspects = Suspects()
         self._reveals = validity.Reveals()
         self._early: Waiting[Entry] = Waiting(limits.ENTRIES_WAITING)
         self._orphans: Waiting[Block] = Waiting(limits.BLOCKS_WAITING)
-        self._bodiless: dict[Digest, Block] = {}  # parent held, entries not
-        self._bodiless_of: Counter[PeerId] = Counter()
-        self._lacking: dict[tuple[PeerId, int], set[Digest]] = {}  # origin and height -> bodiless blocks
+        self._bodies = Bodies()
         self._ready: deque[tuple[Digest, Block]] = deque()
         self._rejected: dict[Digest, Refusal] = {}
-        self._equivocators: dict[PeerId, Evidence] = {}
         self._pool = Pool(rules, admits)
         self._faults: list[Fault] = []
         self._connected: list[Node] = []
 
     # -- hearing --------------------------------------------------------------------------------------------------
 
-    def hear_entry(self, entry: Entry, *, asked: bool = False) -> Refusal | None:
-        """`asked`: it came in answer to `missing`."""
+    def hear_entry(self, entry: Entry) -> Refusal | None:
         digest = id_of(entry)
-        if (refusal := self._doubt_entry(digest, entry, asked)) is not None:
+        if (refusal := self._doubt_entry(digest, entry)) is not None:
             return refusal
         base = self._base(entry.base)
         if base is None:
@@ -123,9 +86,21 @@ class Chain:
         self._drain()
         return refusal
 
-    def hear_block(self, block: Block, *, asked: bool = False) -> Refusal | None:
+    def hear_body(self, block: Digest, entries: Sequence[Entry]) -> None:
+        """Entries of a block that were `missing`. Where its origins signed many, only these will do, however many
+        others are held: they are taken if they are what the block commits to."""
+        for entry in entries:
+            self.hear_entry(entry)
+        waiting = self._bodies.get(block)
+        if waiting is not None and (whole := self._entries.rebuilt(waiting[0].head, waiting[1], entries)) is not None:
+            for entry, slot in zip(whole, waiting[1], strict=True):
+                if id_of(entry) not in self._entries and self._is_sound(entry):
+                    self._take_entry(id_of(entry), entry, slot.base)
+            self._drain()
+
+    def hear_block(self, block: Block) -> Refusal | None:
         digest = id_of(block.head)
-        if (refusal := self._doubt_block(digest, block, asked)) is not None:
+        if (refusal := self._doubt_block(digest, block)) is not None:
             return refusal
         if block.head.parent not in self._nodes:
             self._orphans.put(Digest(block.head.parent), digest, block.head.proposer, block)
@@ -149,8 +124,9 @@ class Chain:
         return faults
 
     def take_connected(self) -> list[Node]:
-        """Blocks that exist here since the last call. One of rank r is to be `ripen`ed when r deadlines have passed since
-        its parent was connected; before that it is followed only if more than a third of the electors voted for it."""
+        """Blocks that exist here since the last call. One of rank r is to be `ripen`ed when r deadlines have passed
+        since its parent was connected; before that it is followed only if more than a third of the electors voted for
+        it."""
         connected, self._connected = self._connected, []
         return connected
 
@@ -170,10 +146,7 @@ class Chain:
 
     @property
     def equivocators(self) -> frozenset[PeerId]:
-        return frozenset(self._equivocators)
-
-    def __contains__(self, block: Digest) -> bool:
-        return block in self._nodes
+        return frozenset(self._suspects.guilty)
 
     def node(self, block: Digest) -> Node | None:
         return self._nodes.get(block)
@@ -192,76 +165,52 @@ class Chain:
         return [node for node in self._nodes.values() if node.live and not node.children]
 
     def locator(self) -> tuple[Digest, ...]:
-        """Blocks of our branch, ever farther apart from the tip down: who reads it finds where we part."""
-        held = self._forks.path()
-        places = {len(held) - 1 - 2**power for power in range(len(held).bit_length())} | {0, len(held) - 1}
-        return tuple(held[place].digest for place in sorted(places, reverse=True) if place >= 0)
+        """Where our branch runs, for others to find what we lack of theirs."""
+        return locator_of(self._forks.path())
 
     def after(self, locator: Sequence[Digest], most: int) -> list[Node]:
-        """The next blocks of our branch for somebody who holds those; from our lowest if it holds none of them."""
-        path, known = self._forks.path(), set(locator)
-        start = next((place for place in range(len(path) - 1, -1, -1) if path[place].digest in known), 0)
-        return path[start + 1 : start + 1 + most]
+        """The next blocks of our branch for who sent that."""
+        return beyond(self._forks.path(), locator, most)
 
     def countable(self, parent: Node | None = None) -> list[Entry]:
-        """The entries that the block after `parent` (the tip) could count now: time to propose when all seats are in."""
-        return self._entries.countable((parent or self.tip).state, self.rules, self._equivocators)[1]
+        """What the block after `parent` (the tip) could count now: time to propose when all seats are in."""
+        return self._entries.countable((parent or self.tip).state, self.rules, self._suspects.guilty)[1]
 
     def missing(self) -> Missing:
-        unknown = [each for each in (*self._orphans.awaited(), *self._early.awaited()) if each not in self._bodiless]
+        unknown = [each for each in (*self._orphans.awaited(), *self._early.awaited()) if each not in self._bodies]
         blocks = tuple(islice((each for each in dict.fromkeys(unknown) if each not in self._orphans), _MISSING))
-        lacking = ((digest, self._places_lacking(block)) for digest, block in self._bodiless.items())
+        lacking = ((digest, self._entries.lacking(found)) for digest, _, found in self._bodies)
         return Missing(blocks, tuple(islice(lacking, _MISSING)))
 
     def plan(self, since: Digest) -> Plan:
         """From the A of block `since`, which must be held (`prune` keeps it), to the tip's."""
-        before, after = self._nodes[since], self.tip
-        subtract, add = [], []
-        while before is not after:
-            if before.height > after.height:
-                subtract.append(self._step(before))
-                before = _parent(before)
-            else:
-                add.append(self._step(after))
-                after = _parent(after)
-        return Plan(tuple(subtract), tuple(reversed(add)))
+        return plan_between(self._nodes[since], self.tip, self.rules, self.run)
 
     # -- taking part ----------------------------------------------------------------------------------------------
 
     def enter(self, signer: Signer, scalars: bytes, base: Node, promises: Promises) -> tuple[Entry, Promises] | None:
         """My entry on `base`, and what I promise by it: journal that before anybody hears the entry. None: no seat of
         mine, or I have promised otherwise."""
-        height, me = base.height + 1, signer.peer
-        if me not in base.state.seats or height <= promises.entry or not base.live:
+        if not base.live:
             return None
-        vote = vote_on(base.state, self.rules, self._archive.known, me, promises)
-        entry = sign(Entry(height, base.digest, scalars, vote, me, b""), signer, self.run)
-        return entry, Promises(height, promises.block, vote or promises.vote)
+        vote = vote_on(base.state, self.rules, self._archive.known, signer.peer, promises)
+        return entry_on(base.state, self.rules, self.run, signer=signer, scalars=scalars, vote=vote, promises=promises)
 
     def propose(
         self, signer: Signer, reveal: bytes, promises: Promises, parent: Node | None = None
     ) -> tuple[Block, Promises] | None:
-        """The block after `parent` (the tip), with all that may count. `reveal`: my link for its height."""
-        parent = parent or self.tip
-        height, state, order = parent.height + 1, parent.state, self.proposers(parent)
-        if signer.peer not in order or height <= promises.block or height > self.rules.steps:
-            return None
-        numbers, entries = self._entries.countable(state, self.rules, self._equivocators)
-        changes = self._pool.changes(state, self._equivocators)
-        force = validity.in_force(state.members[signer.peer], height)
-        unsigned = Head(
-            parent.digest,
-            height,
-            order.index(signer.peer),
-            reveal if force else b"",
-            tuple(numbers),
-            digest_of_ids([id_of(entry) for entry in entries]),
-            digest_of_changes(changes),
-            signer.peer,
-            b"",
+        """My block after `parent` (the tip) with all that may count, likewise. `reveal`: my link for its height."""
+        state, guilty = (parent or self.tip).state, self._suspects.guilty
+        return block_on(
+            state,
+            self.rules,
+            self.run,
+            signer=signer,
+            reveal=reveal,
+            counted=self._entries.countable(state, self.rules, guilty),
+            changes=self._pool.changes(state, guilty),
+            promises=promises,
         )
-        block = Block(sign(unsigned, signer, self.run), changes)
-        return block, Promises(promises.entry, height, promises.vote)
 
     def settle(self, block: Digest, model: Digest) -> None:
         """The digest of A at a checkpoint of ours, as `Step.checkpoint` asks for it."""
@@ -277,26 +226,24 @@ class Chain:
         """Forget what lies below the certified checkpoint, once our A (`at`) is above it, and the branches without
         it."""
         root, applied = self.certified, self._nodes[at]
-        if not applied.live or (root.parent is None and len(self._nodes) == len(subtree(root))):
+        if root is self._archive.floor or not applied.live or not self._archive.may_forget(applied):
             return
-        self._archive.write()
         kept = {node.digest: node for node in subtree(root)}
         self._forks.forget_dead()
         root.parent = None
         self._nodes = kept
         self._entries.forget_below(root.height - self.rules.window + 2)
-        self._turns = {key: heads for key, heads in self._turns.items() if key[1] > root.height}
-        for votes in self._votes.values():
-            for height in [height for height in votes if height < root.height]:
-                del votes[height]
+        self._suspects.forget_below(root.height)
         self._archive.forget(kept, root)
-        for digest, block in list(self._bodiless.items()):
+        self._early.keep(lambda entry: entry.height > root.height)
+        self._orphans.keep(lambda block: block.head.height > root.height)
+        for digest, block, _ in list(self._bodies):
             if block.head.height <= root.height or block.head.parent not in kept:
-                self._drop(digest, block)
+                self._bodies.drop(digest)
 
     # -- entries --------------------------------------------------------------------------------------------------
 
-    def _doubt_entry(self, digest: Digest, entry: Entry, asked: bool) -> Refusal | None:
+    def _doubt_entry(self, digest: Digest, entry: Entry) -> Refusal | None:
         """Cheapest first, the signature last."""
         if digest in self._entries or digest in self._early:
             return Refusal.KNOWN
@@ -308,11 +255,14 @@ class Chain:
             return Refusal.AHEAD
         if not self._may_sign(entry.origin):
             return Refusal.NOT_ADMITTED
-        if not asked and len(self._entries.at((entry.origin, entry.height))) >= limits.ENTRIES_PER_SEAT:
+        if len(self._entries.at((entry.origin, entry.height))) >= limits.ENTRIES_PER_SEAT:
             return Refusal.FULL
         if self._base(entry.base) is None and not self._early.has_room(entry.origin):
             return Refusal.FULL
         return None if genuine(entry, self.run) else Refusal.FORGED
+
+    def _is_sound(self, entry: Entry) -> bool:
+        return not validity.malformed_entry(entry, self.rules) and genuine(entry, self.run)
 
     def _take_entry(self, digest: Digest, entry: Entry, base: Ancestor) -> Refusal | None:
         if entry.height != base.height + 1:
@@ -320,29 +270,18 @@ class Chain:
         if entry.origin not in base.seats:
             return self._blame(entry.origin, Refusal.NOT_SEATED)
         key = entry.origin, entry.height
-        self._suspect(entry, self._entries.at(key))
+        self._convict(self._suspects.hear_entry(entry, self._entries.at(key)))
         self._entries.add(digest, entry)
-        self._take_vote(entry)
         if (node := self._nodes.get(Digest(entry.base))) is not None:
             self._forks.vote(entry.origin, entry.height, node)
-        self._ready.extend((block, self._bodiless[block]) for block in self._lacking.get(key, ()))
+        self._ready.extend(self._bodies.waiting_for(key))
         return None
 
-    def _take_vote(self, entry: Entry) -> None:
-        """Any two votes of one member must be free of Casper's clashes."""
-        if entry.vote is not None:
-            others = self._votes.setdefault(entry.origin, {})
-            self._suspect(entry, (other for other in others.values() if clash(entry.vote, other.vote)))
-            others.setdefault(entry.vote.height, entry)
-
-    def _suspect(self, signed: Entry | Head, others: Iterable[Entry | Head]) -> None:
-        """Of the two that exclude each other, whoever signed them: no votes any more, and out with the next block."""
-        peer = signed.origin if isinstance(signed, Entry) else signed.proposer
-        other = next(iter(others), None)
-        if other is not None and peer not in self._equivocators:
-            self._equivocators[peer] = against(signed, other)
-            self._forks.ban(peer)
-            self._faults.append(Fault(peer, None, self._equivocators[peer]))
+    def _convict(self, proof: Evidence | None) -> None:
+        """It has no votes any more, and is out with the next block."""
+        if proof is not None:
+            self._forks.ban(culprit(proof))
+            self._faults.append(Fault(culprit(proof), None, proof))
 
     def _base(self, digest: bytes) -> Ancestor | None:
         """A block that an entry may name: held, or just below the lowest that is."""
@@ -353,9 +292,9 @@ class Chain:
 
     # -- blocks ---------------------------------------------------------------------------------------------------
 
-    def _doubt_block(self, digest: Digest, block: Block, asked: bool) -> Refusal | None:
+    def _doubt_block(self, digest: Digest, block: Block) -> Refusal | None:
         head = block.head
-        if digest in self._nodes or digest in self._orphans or digest in self._bodiless or digest in self._rejected:
+        if digest in self._nodes or digest in self._orphans or digest in self._bodies or digest in self._rejected:
             return Refusal.KNOWN
         if validity.malformed_block(block, self.rules):
             return Refusal.MALFORMED
@@ -365,19 +304,18 @@ class Chain:
             return Refusal.AHEAD
         if not self._may_sign(head.proposer):
             return Refusal.NOT_ADMITTED
-        if not (asked or self._has_room(digest, head)):
+        if not self._has_room(digest, head):
             return Refusal.FULL
         return None if genuine(head, self.run) else Refusal.FORGED
 
     def _has_room(self, digest: Digest, head: Head) -> bool:
-        """What others build on or vote for is always let in: one of an equivocator's many blocks may be the tip."""
-        if self._orphans.awaits(digest) or self._early.awaits(digest):
-            return True
-        return (
-            len(self._turns.get((head.proposer, head.height), ())) < limits.BLOCKS_PER_TURN
-            and self._orphans.has_room(head.proposer)
-            and self._bodiless_of[head.proposer] < limits.WAITING_PER_PEER
-        )
+        """However many blocks an equivocator made for one height, one that others build on or vote for is let in."""
+        awaited = self._orphans.awaits(digest) or self._early.awaits(digest)
+        if not awaited and self._suspects.turns(head.proposer, head.height) >= limits.BLOCKS_PER_TURN:
+            return False
+        if head.parent in self._nodes:
+            return awaited or self._bodies.of[head.proposer] < limits.WAITING_PER_PEER
+        return self._orphans.has_room(head.proposer)
 
     def _drain(self) -> None:
         while self._ready:
@@ -388,7 +326,7 @@ class Chain:
         head, parent = block.head, self._nodes.get(Digest(block.head.parent))
         if parent is None or digest in self._nodes or digest in self._rejected:
             return
-        if digest not in self._bodiless and (refusal := self._doubt_head(block, parent.state)) is not None:
+        if digest not in self._bodies and (refusal := self._doubt_head(block, parent.state)) is not None:
             self._blame(head.proposer, refusal)
             self._reject(digest, refusal)
             return
@@ -396,9 +334,9 @@ class Chain:
         assert found is not None
         entries = self._entries.rebuilt(head, found)
         if entries is None:
-            self._lack(digest, block, found)
+            self._bodies.put(digest, block, found)
             return
-        self._drop(digest, block)
+        self._bodies.drop(digest)
         state = advance(
             parent.state, self.rules, self.run, digest=digest, head=head, changes=block.changes, entries=entries
         )
@@ -412,13 +350,10 @@ class Chain:
 
     def _connect(self, node: Node) -> None:
         assert node.block is not None
-        head = node.block.head
         self._nodes[node.digest] = node
         self._connected.append(node)
         self._forks.add(node)
-        turns = self._turns.setdefault((head.proposer, head.height), [])
-        self._suspect(head, turns)
-        turns.append(head)
+        self._convict(self._suspects.hear_head(node.block.head))
         self._judge(node)
         for digest, entry in self._early.take(node.digest):
             self._take_entry(digest, entry, node.state.recent[-1])
@@ -426,63 +361,18 @@ class Chain:
 
     def _judge(self, node: Node) -> None:
         """Has a checkpoint become certified, or justified higher than any?"""
-        judged = node.state.finality
+        judged, fresh = node.state.finality, [node]
         if not node.live:
             return
         if judged.certified.height > self.certified.height:
             certified = ancestor(node, judged.certified.height)
-            assert certified is not None
-            assert certified.live
             self._archive.certify(certified, node)
             self._forks.reroot(certified, frozenset(certified.state.members))
-            self._justified = certified
-            for each in subtree(certified):
-                self._raise_justified(each)
-            self._forks.start(self._justified)
-        elif self._raise_justified(node):
-            self._forks.start(self._justified)
-
-    def _raise_justified(self, node: Node) -> bool:
-        mark, best = node.state.finality.justified, self._justified
-        if (mark.height, best.digest) <= (best.height, mark.block):  # of two of one height the lower digest
-            return False
-        found = ancestor(node, mark.height)
-        assert found is not None
-        self._justified = found
-        return True
-
-    # -- blocks whose entries are not here ------------------------------------------------------------------------
-
-    def _lack(self, digest: Digest, block: Block, found: Sequence[Slot]) -> None:
-        if digest not in self._bodiless:
-            self._bodiless[digest] = block
-            self._bodiless_of[block.head.proposer] += 1
-            for slot in found:
-                self._lacking.setdefault((slot.origin, slot.base.height + 1), set()).add(digest)
-
-    def _drop(self, digest: Digest, block: Block) -> None:
-        """It is whole now, or never will be."""
-        if self._bodiless.pop(digest, None) is None:
-            return
-        self._bodiless_of[block.head.proposer] -= 1
-        self._lacking = {seat: left for seat, blocks in self._lacking.items() if (left := blocks - {digest})}
-
-    def _places_lacking(self, block: Block) -> tuple[int, ...]:
-        found = slots(self._nodes[Digest(block.head.parent)].state, self.rules, block.head.counted)
-        return self._entries.lacking(found or [])
+            fresh = subtree(certified)
+        for each in fresh:
+            self._forks.justify(each)
 
     # -- small ----------------------------------------------------------------------------------------------------
-
-    def _step(self, node: Node) -> Step:
-        """Its updates are kept, for they are asked for again only when it is taken back."""
-        assert node.parent is not None
-        beacons = {base.digest: base.beacon for base in node.parent.state.recent}
-        updates = tuple(
-            update
-            for entry in node.entries
-            for update in updates_of(entry, self.run, beacons[entry.base], self.rules.multiplier(entry.height))
-        )
-        return Step(node.digest, node.height, updates, self.rules.is_checkpoint(node.height))
 
     def _may_sign(self, peer: PeerId) -> bool:
         return peer in self.rules.founders or self._admits(peer)
@@ -502,8 +392,3 @@ class Chain:
         while len(self._rejected) > _REJECTED:
             del self._rejected[next(iter(self._rejected))]
         return refusal
-
-
-def _parent(node: Node) -> Node:
-    assert node.parent is not None, "the plan starts below what is kept"
-    return node.parent

@@ -1,5 +1,5 @@
-"""A toy network on which the chain's rules are attacked: discrete events, one seed, one trace. Not the real conversation,
-but its outline: enter on a tip, propose in rank order after deadlines, ask others for what is missing.
+"""A toy network on which the chain's rules are attacked: discrete events, one seed, one trace. Not the real
+conversation, but its outline: enter on a tip, propose in rank order after deadlines, ask others for what is missing.
 
 `python tests/chain/arena.py [STEPS]` prints the longer table.
 """
@@ -16,9 +16,10 @@ from protocols.chain.checkpoints import Promises
 from protocols.chain.draws import HashChain, drawn, next_beacon
 from protocols.chain.forks import Node
 from protocols.chain.messages import Block, Entry, Head, Here, Join, digest_of_ids, id_of, sign
+from protocols.chain.plan import Missing, Step
 from protocols.chain.rules import Rules
 from protocols.chain.state import slots
-from protocols.chain.tree import Chain, Missing, Step
+from protocols.chain.tree import Chain
 from protocols.signatures import Signer
 from sampling.peers import PeerId
 from verify.digest import Digest, digest_of
@@ -43,6 +44,7 @@ class Ask:
 @dataclass(frozen=True)
 class Answer:
     said: tuple[Entry | Block, ...]
+    bodies: tuple[tuple[Digest, tuple[Entry, ...]], ...]
 
 
 class Arena:
@@ -121,7 +123,10 @@ class Honest:
             self.answer(sender, what)
         elif isinstance(what, Answer):
             for each in what.said:
-                self.take(each, asked=True)
+                self.take(each)
+            for block, entries in what.bodies:
+                self.chain.hear_body(block, entries)
+            self.clock()
             self.look()
         else:
             self.take(what)
@@ -130,11 +135,11 @@ class Honest:
                 self.asked = self.arena.now
                 self.arena.send(self.me, sender, Ask(self.chain.locator(), self.chain.missing()))
 
-    def take(self, what: Said, *, asked: bool = False) -> None:
+    def take(self, what: Said) -> None:
         if isinstance(what, Entry):
-            self.chain.hear_entry(what, asked=asked)
+            self.chain.hear_entry(what)
         elif isinstance(what, Block):
-            self.chain.hear_block(what, asked=asked)
+            self.chain.hear_block(what)
             self.clock()
         else:
             self.chain.hear_change(what)
@@ -162,14 +167,14 @@ class Honest:
         said: list[Entry | Block] = []
         for digest in ask.missing.blocks:
             said += bundle(self.chain.node(digest))
+        bodies = []
         for digest, places in ask.missing.entries:
             found = (self.chain.entry_at(digest, place) for place in places)
-            said += [entry for entry in found if entry is not None]
+            bodies.append((digest, tuple(entry for entry in found if entry is not None)))
         for node in self.chain.after(ask.locator, 20):
             said += bundle(node)
         said += self.chain.countable()
-        if said:
-            self.arena.send(self.me, sender, Answer(tuple(said)))
+        self.arena.send(self.me, sender, Answer(tuple(said), tuple(bodies)))
 
     # -- acting ---------------------------------------------------------------------------------------------------
 
@@ -360,7 +365,7 @@ class Censor(Hostile):
 
 
 class Grinder(Hostile):
-    """At the last block of an epoch it keeps its reveal to itself if that gives the hostile members more first ranks."""
+    """At the last block of an epoch it keeps its reveal to itself if that gives its friends more first ranks."""
 
     def propose(self, parent: Node) -> None:
         rules, state = self.arena.rules, parent.state
@@ -463,6 +468,13 @@ class Outcome:
     expelled: int = 0
     reorganised: int = 0
     virtual_s: float = 0.0
+
+    def line(self) -> str:
+        return (
+            f"{self.name:28} {self.height:6} {self.certified:9} {self.share:6.1%} {self.voided:6.2%} {self.stale:5} "
+            f"{self.left:4} {self.tips:4} {self.models:6} {self.expelled:8} {self.reorganised:5} "
+            f"{self.virtual_s / max(1, self.height):8.2f}"
+        )
 
 
 def measure(name: str, arena: Arena) -> Outcome:
@@ -573,11 +585,7 @@ def main() -> None:
         for seed in seeds:
             if only in name:
                 o = game(seed)
-                print(
-                    f"{o.name:28} {o.height:6} {o.certified:9} {o.share:6.1%} {o.voided:6.2%} {o.stale:5} {o.left:4} {o.tips:4} "
-                    f"{o.models:6} {o.expelled:8} {o.reorganised:5} {o.virtual_s / max(1, o.height):8.2f}",
-                    flush=True,
-                )
+                print(o.line(), flush=True)
 
 
 if __name__ == "__main__":

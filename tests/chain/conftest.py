@@ -73,7 +73,7 @@ class World:
 
     def hear(self, what: Entry | Block) -> None:
         refusal = self.tell(self.chain, what)
-        assert refusal in (None, Refusal.KNOWN)  # again, by who forgot that it had signed it
+        assert refusal in (None, Refusal.KNOWN, Refusal.FULL)  # again, by who forgot that it had signed it
         if refusal is None:
             self.said.append(what)
 

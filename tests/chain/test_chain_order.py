@@ -12,7 +12,8 @@ from protocols.chain.checkpoints import Promises
 from protocols.chain.evidence import holds
 from protocols.chain.forks import Node
 from protocols.chain.messages import Block, Entry, id_of
-from protocols.chain.tree import Chain, Step
+from protocols.chain.plan import Step
+from protocols.chain.tree import Chain
 from protocols.signatures import Signer
 from sampling.peers import PeerId
 from verify.digest import Digest
