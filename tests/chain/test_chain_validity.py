@@ -228,6 +228,7 @@ def test_a_hash_chain_unwinds() -> None:
 
 # -- rules --------------------------------------------------------------------------------------------------------
 
+FOUNDERS = tuple(Signer.from_seed(bytes([number] * 32)).peer for number in range(6))
 FOUNDER = Signer.from_seed(bytes(32)).peer
 
 
@@ -243,6 +244,7 @@ def test_rules_that_hold_have_no_fault() -> None:
     ("changes", "key"),
     [
         ({"window": 8, "epoch": 8}, "onebyte.window"),
+        ({"founders": FOUNDERS, "seats": 1, "epoch": 5}, "onebyte.epoch"),
         ({"founders": (FOUNDER, FOUNDER)}, "onebyte.founders: names"),
         ({"founders": ("nobody",)}, "onebyte.founders: 'nobody'"),
         ({"schedule": (1000,), "steps": 10**6}, "onebyte.schedule"),
