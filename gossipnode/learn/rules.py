@@ -22,9 +22,9 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     eps: Annotated[float, Meta(gt=0.0, le=1.0, description="how far a probe goes each way along z")] = 0.01
     clip: Annotated[float, Meta(gt=0.0, le=1e6, description="slope that the largest byte stands for")] = 16.0
     batch: Annotated[int, Meta(ge=1, le=65_536, description="examples that a probe's two losses are means of")] = 64
-    quantum_exponent: Annotated[int, Meta(ge=-60, le=0, description="quantum is 2 to this power")] = -20
-    multiplier: Annotated[int, Meta(ge=1, le=2**20, description="of the bytes of the first step")] = 310
-    multiplier_last: Annotated[int, Meta(ge=1, le=2**20, description="of the last; in between it falls evenly")] = 31
+    quantum_exponent: Annotated[int, Meta(ge=-60, le=0, description="quantum is 2 to this power")] = -16
+    multiplier: Annotated[int, Meta(ge=1, le=2**20, description="of the bytes of the first step")] = 19
+    multiplier_last: Annotated[int, Meta(ge=1, le=2**20, description="of the last; in between it falls evenly")] = 2
     steps: Annotated[int, Meta(ge=1, le=2**40, description="steps over which the multiplier falls")] = 500
 
     @property
@@ -38,4 +38,10 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
 
     def reach(self, seats: int, steps: int) -> int:
         """The largest |A_i| that `steps` full steps can make: below 2^31, or the rules are refused."""
-        return LEVELS * self.probes * seats * sum(map(self.multiplier_at, range(steps)))
+        falling = sum(map(self.multiplier_at, range(min(steps, self.steps))))
+        return LEVELS * self.probes * seats * (falling + max(0, steps - self.steps) * self.multiplier_last)
+
+
+def multiplier_for(lr: float, *, probes: int, seats: int, clip: float, quantum_exponent: int) -> int:
+    """The nearest to a learning rate as the literature has it, of the mean over all the bytes of a full step."""
+    return max(1, round(lr / (probes * seats) * clip / LEVELS / 2.0**quantum_exponent))

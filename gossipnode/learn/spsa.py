@@ -102,6 +102,14 @@ class Spsa:
         scalars, saturated = to_bytes(slopes, self.rules.clip)
         return Probed(scalars, math.fsum(losses) / len(losses), saturated)
 
+    def example_slopes(self, seed: int, batch: Batch) -> Tensor:
+        """What each example would say of z(seed) here, (B,): what an observer can work out for examples it has."""
+        self.flat.model.eval()
+        try:
+            return self._example_slopes(seed, batch)[0]
+        finally:
+            self._a.materialise(self.flat.learned)
+
     def add(self, seeds: Words, coefficients: NDArray[np.int64]) -> None:
         """A += sum c z(seed), (n,) each; the negated coefficients take it back. c = multiplier * byte."""
         self._a.add(seeds, coefficients)
@@ -153,18 +161,22 @@ class Spsa:
         self._a.perturb(self.flat.learned, seed, eps)
         return _finite(float(self._task.loss(self.flat.model, batch)))
 
-    @torch.no_grad()
     def _private_slope(self, seed: int, batch: Batch, privacy: Privacy) -> tuple[float, float]:
         """Each example's slope is clipped, so that noise of sigma clips hides whether it was there."""
-        self._a.perturb(self.flat.learned, seed, self.rules.eps)
-        there = example_losses(self._task, self.flat.model, batch)
-        self._a.perturb(self.flat.learned, seed, -self.rules.eps)
-        back = example_losses(self._task, self.flat.model, batch)
-        loss = _finite(float(there.sum() + back.sum()) / max(2 * len(there), 1))
-        slopes = (there - back).double() / (2 * self.rules.eps)
+        slopes, losses = self._example_slopes(seed, batch)
+        loss = _finite(float(losses.sum()) / max(len(losses), 1))
         total = float(slopes.clamp(-privacy.example_clip, privacy.example_clip).sum())
         noise = _CHANCE.gauss(0.0, privacy.sigma * privacy.example_clip)
         return (total + noise) / min(self.rules.batch, len(self.data.rows)), loss
+
+    @torch.no_grad()
+    def _example_slopes(self, seed: int, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Of each example alone, and its loss; (B,) each."""
+        self._a.perturb(self.flat.learned, seed, self.rules.eps)
+        there = example_losses(self._task, self.flat.model, batch).double()
+        self._a.perturb(self.flat.learned, seed, -self.rules.eps)
+        back = example_losses(self._task, self.flat.model, batch).double()
+        return (there - back) / (2 * self.rules.eps), (there + back) / 2
 
 
 def example_losses(task: Task, model: nn.Module, batch: Batch) -> Tensor:

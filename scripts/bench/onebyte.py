@@ -7,14 +7,16 @@ fifth of the training examples that no shard holds; the test split is looked at 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from gossipnode.learn.accountant import Privacy
 from gossipnode.learn.flat import Flat
 from gossipnode.learn.kernels.signs import Floats, signs
-from gossipnode.learn.rules import LEVELS, Rules
+from gossipnode.learn.rules import LEVELS, Rules, multiplier_for
 from gossipnode.learn.shard import Shard
 from gossipnode.learn.spsa import Spsa, from_bytes
 from gossipnode.learn.task import Batch, Data, Task, load_task
@@ -38,8 +40,8 @@ class Setting:
     task: str = "digits"
 
     def rules(self) -> Rules:
-        each = self.lr / (self.probes * self.seats)
-        first = max(1, round(each * self.clip / LEVELS / 2.0**self.quantum_exponent))
+        size = {"probes": self.probes, "seats": self.seats, "quantum_exponent": self.quantum_exponent}
+        first = multiplier_for(self.lr, clip=self.clip, **size)
         return Rules(
             probes=self.probes,
             eps=self.eps,
@@ -58,8 +60,8 @@ class Trained:
 
     validation: float
     test: float
-    saturated: float  # share of the bytes
-    reach: int  # max |A_i|
+    saturated: float = 0.0  # share of the bytes
+    reach: int = 0  # max |A_i|
 
 
 def seed_of(*what: int) -> int:
@@ -80,18 +82,30 @@ def shards(task: Task, setting: Setting, seed: int) -> tuple[list[Data], Batch, 
     return pieces, tuple(tensor[whole.rows[out]] for tensor in whole.pool), whole.test
 
 
-def train(setting: Setting, seed: int, rules: Rules | None = None) -> Trained:
-    """By bytes."""
-    task, rules = load_task(setting.task), rules or setting.rules()
+def never(spsa: Spsa, step: int, seat: int, seeds: list[int], scalars: bytes) -> None:
+    """Nobody watches."""
+
+
+def train(
+    setting: Setting,
+    seed: int,
+    privacy: Privacy | None = None,
+    watch: Callable[[Spsa, int, int, list[int], bytes], None] = never,
+    victim: Data | None = None,
+) -> Trained:
+    """By bytes. `watch` sees the model and what each seat publishes; `victim` replaces the data of seat 0."""
+    task, rules = load_task(setting.task), setting.rules()
     pieces, validation, test = shards(task, setting, seed)
+    pieces[0] = victim or pieces[0]
     flat = Flat(task, seed, torch.device("cpu"))
-    spsa = Spsa(flat, task, pieces[0], flat.read().copy(), rules)
+    spsa = Spsa(flat, task, pieces[0], flat.read().copy(), rules, privacy=privacy)
     saturated = 0
     for step in range(setting.steps):
         seeds, scalars = [], []
         for seat, spsa.data in enumerate(pieces):
             own = [seed_of(seed, step, seat, probe) for probe in range(rules.probes)]
             probed = spsa.probe(own, seed_of(seed, step, seat))
+            watch(spsa, step, seat, own, probed.scalars)
             saturated += probed.saturated
             seeds += own
             scalars.append(from_bytes(probed.scalars))
@@ -120,7 +134,7 @@ def train_with_floats(setting: Setting, seed: int) -> Trained:
                 batch = tuple(tensor[rows] for tensor in data.pool)
                 gained -= _slope(task, flat, batch, theta, rules.eps * z, rules.eps) * z
         theta += unit * rules.multiplier_at(step) * gained
-    return Trained(accuracy(task, flat, validation), accuracy(task, flat, test), 0.0, 0)
+    return Trained(accuracy(task, flat, validation), accuracy(task, flat, test))
 
 
 def _slope(task: Task, flat: Flat, batch: Batch, theta: Floats, move: Floats, eps: float) -> np.float32:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from gossipnode.learn.accountant import Privacy
 from gossipnode.learn.flat import Flat
 from gossipnode.learn.kernels.signs import signs
-from gossipnode.learn.rules import Rules
+from gossipnode.learn.rules import Rules, multiplier_for
 from gossipnode.learn.sgd import Stopped
 from gossipnode.learn.shard import Shard
 from gossipnode.learn.spsa import Spsa, example_losses, from_bytes, to_bytes
@@ -282,4 +282,11 @@ def test_the_multiplier_falls_evenly_in_whole_numbers() -> None:
 def test_the_default_rules_cannot_overflow() -> None:
     rules = Rules()
     assert rules.reach(8, rules.steps) < 2**31
-    assert rules.reach(3, 10) == 127 * rules.probes * 3 * sum(rules.multiplier_at(step) for step in range(10))
+    assert rules.reach(3, 600) == 127 * rules.probes * 3 * sum(rules.multiplier_at(step) for step in range(600))
+
+
+def test_the_default_multiplier_is_that_of_a_learning_rate_of_three_tenths_with_eight_seats() -> None:
+    rules = Rules()
+    size = {"probes": rules.probes, "seats": 8, "quantum_exponent": rules.quantum_exponent}
+    assert multiplier_for(0.3, clip=rules.clip, **size) == rules.multiplier
+    assert multiplier_for(1e-9, clip=rules.clip, **size) == 1
