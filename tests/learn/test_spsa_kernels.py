@@ -263,6 +263,23 @@ def test_machine_code_is_kept_where_it_is_told(tmp_path: Path) -> None:
     assert list((tmp_path / "cache").rglob("*.nbc"))
 
 
+def test_without_numba_the_sums_are_the_same() -> None:
+    program = (
+        "import hashlib, importlib.util, sys\n"
+        "found = importlib.util.find_spec\n"
+        "importlib.util.find_spec = lambda name, *more: None if name == 'numba' else found(name, *more)\n"
+        "import numpy as np\n"
+        "from gossipnode.learn.kernels.host import Host\n"
+        "seeds = [hashlib.blake2b(b'gossipnode golden %d' % i, digest_size=8).digest() for i in range(1000)]\n"
+        "index, a = np.arange(1000), np.zeros(4810, dtype=np.int32)\n"
+        "Host().add(a, np.frombuffer(b''.join(seeds), dtype='<u8'), (37 * index % 255 - 127) * (index % 5 + 1))\n"
+        "assert 'numba' not in sys.modules\n"
+        "print(hashlib.blake2b(a.tobytes(), digest_size=32).hexdigest())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100)
+    assert done.stdout.strip() == GOLDEN["updates"]["digest of A by length"]["4810"], done.stderr
+
+
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     before = torch.get_num_threads()

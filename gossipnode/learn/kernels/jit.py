@@ -1,7 +1,8 @@
 """Compilation, where numba is installed: `jit` is numba's, and otherwise leaves a function as it is.
 
 What numba compiles it keeps on disk (half a megabyte): in the folder named by `cache_in`, else beside the source or,
-if that is read-only, in the user's own cache. Where none can be written, each process compiles anew (4 s).
+if that is read-only, in the user's own cache. Where none can be written, each process compiles anew (4 s). That cache
+is code: whoever can write to the folder can run what he likes as this user.
 """
 
 from __future__ import annotations
