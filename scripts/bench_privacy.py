@@ -75,7 +75,7 @@ def rows(found: list[dict[str, Any]]) -> list[tuple[str, str]]:
 @click.option(
     "--epsilon", "budgets", default=[0.0, 8.0], multiple=True, type=click.FloatRange(0), help="budget; 0: none"
 )
-@click.option("--example-clip", default=1.0, type=click.FloatRange(0, min_open=True), help="of one example's slope")
+@click.option("--example-clip", default=2.0, type=click.FloatRange(0, min_open=True), help="of one example's slope")
 @click.option("--seed", default=0, type=click.IntRange(0), help="of model, shards and batches")
 @click.option("--json", "json_path", type=click.Path(path_type=Path, dir_okay=False), help="where to write the figures")
 def main(

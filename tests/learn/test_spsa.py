@@ -63,8 +63,8 @@ class Explodes(Normed):
         return super().loss(model, batch) * math.nan
 
 
-def made(task: Task, rules: Rules | None = None, privacy: Privacy | None = None) -> Spsa:
-    flat = Flat(task, 0, torch.device("cpu"))
+def made(task: Task, rules: Rules | None = None, privacy: Privacy | None = None, device: str = "cpu") -> Spsa:
+    flat = Flat(task, 0, torch.device(device))
     data = task.data(Shard(), None)
     return Spsa(flat, task, data, flat.read().copy(), rules or Rules(batch=10, probes=3), privacy=privacy)
 
@@ -169,6 +169,22 @@ def test_a_snapshot_takes_another_replica_to_the_same_place() -> None:
     assert np.array_equal(third.read(), old.vector())
     with pytest.raises(Unfit, match="a snapshot of 8 bytes"):
         new.restore(bytes(8))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
+def test_a_gpu_comes_to_the_same_theta() -> None:
+    task = load_task("digits")
+    here, there = made(task), made(task, device="cuda")
+    there.data = Data(tuple(t.cuda() for t in there.data.pool), there.data.rows.cuda(), there.data.test)
+    for step in range(20):
+        seeds = [digest_of(b"%d %d" % (step, probe)) for probe in range(3)]
+        columns_ = [int.from_bytes(seed[:8], "little") for seed in seeds]
+        probed = from_bytes(there.probe(columns_, step).scalars)
+        assert np.abs(probed - from_bytes(here.probe(columns_, step).scalars)).max() <= 1
+        for spsa in (here, there):
+            spsa.add(*columns(columns_, (19 * probed).tolist()))
+        assert here.digest() == there.digest()
+        assert np.array_equal(here.vector(), there.vector())
 
 
 @pytest.mark.parametrize(

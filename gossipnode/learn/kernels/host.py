@@ -101,6 +101,10 @@ class Host:
 
 def _batches(magnitudes: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
     """Ranges of at most BATCH, whose sums the planes hold; what they cannot hold alone goes alone."""
+    if len(magnitudes) <= BATCH and int(magnitudes.sum()) >> PLANES == 0:
+        if len(magnitudes):
+            yield 0, len(magnitudes)
+        return
     low = total = 0
     for at, magnitude in enumerate(magnitudes.tolist()):
         total += magnitude
