@@ -109,8 +109,8 @@ def rows(figures: dict[str, Any]) -> list[tuple[str, str]]:
     return [
         *table,
         (f"{steps:,} steps of digits ({SEATS} seats, {PROBES} bytes each), s", f"{replay_s:.2f}"),
-        (f"a step, transformer of {step['parameters']:,}, ms", f"{1e3 * step['step_s']:.0f}"),
-        ("  its two forward passes, ms", f"{1e3 * step['forwards_s']:.0f}"),
+        (f"a step, transformer of {step['parameters']:,}, ms of CPU", f"{1e3 * step['step_s']:.0f}"),
+        ("  its two forward passes, ms of CPU", f"{1e3 * step['forwards_s']:.0f}"),
     ]
 
 

@@ -1,6 +1,7 @@
 """What a chain's arithmetic is timed with: the kernels, what others do instead, and a step of a model of that size.
 
-Every function returns seconds, the least of several turns: on a shared machine that is what the code costs.
+Every function returns seconds, the least of several turns: on a shared machine that is what the code costs. A step of a
+model is long enough for a busy machine to get between, so it is told in seconds of CPU.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ TOKENS: Final = 32
 EXAMPLES: Final = 64
 
 
-def least(work: Callable[[], object], turns: int) -> float:
+def least(work: Callable[[], object], turns: int, clock: Callable[[], float] = time.perf_counter) -> float:
     """After one turn that nobody times: compilation, page faults."""
     work()
     times = []
     for _ in range(turns):
-        began = time.perf_counter()
+        began = clock()
         work()
-        times.append(time.perf_counter() - began)
+        times.append(clock() - began)
     return min(times)
 
 
@@ -115,10 +116,7 @@ class Transformer(Task):
 
 
 def step(task: Task, threads: int, turns: int) -> tuple[int, float, float]:
-    """Parameters; seconds of a step (one probe, and its byte added); and of its two forward passes alone.
-
-    The two take turns, so that whatever else the machine does falls on both.
-    """
+    """Parameters; CPU seconds of a step (one probe, and its byte added); and of its two forward passes, in turns."""
     torch.manual_seed(0)
     flat = Flat(task, 0, torch.device("cpu"))
     data = task.data(None, None)  # type: ignore[arg-type]  # it has one shard
@@ -135,5 +133,5 @@ def step(task: Task, threads: int, turns: int) -> tuple[int, float, float]:
         spsa.probe(seeds.tolist(), 0)
         spsa.add(seeds, coefficients)
 
-    pairs = [(least(whole, 1), least(forward_twice, 1)) for _ in range(turns)]
+    pairs = [(least(whole, 1, time.process_time), least(forward_twice, 1, time.process_time)) for _ in range(turns)]
     return len(flat.learned), min(pair[0] for pair in pairs), min(pair[1] for pair in pairs)
