@@ -1,15 +1,19 @@
-"""Writes tests/golden/ranking.json and wire.json anew. Run it when a format is changed on purpose, never to make a test
-pass: peers of the old and the new version will not understand each other, so WIRE_VERSION changes with it.
+"""Writes tests/golden/ranking.json, wire.json, manifest.json and spsa.json anew. Run it when a format is changed on
+purpose, never to make a test pass: peers of the old and the new version will not understand each other, so WIRE_VERSION
+changes with it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 
+from gossipnode.learn.kernels.signs import reference_sum, signs, words
 from protocols import wire
 from protocols.amendments import amend, present, sign
 from protocols.manifest import Manifest, canonical, run_id, validated
@@ -140,8 +144,48 @@ def manifest_vectors() -> dict[str, Any]:
     }
 
 
+def spsa_vectors() -> dict[str, Any]:
+    """By the definition in `signs`, in 64 bits and one term after the other: no kernel has a part in it."""
+    updates = 1000
+    seeds = [_seed(f"gossipnode golden {i}") for i in range(updates)]
+    coefficients = [(37 * i % 255 - 127) * (i % 5 + 1) for i in range(updates)]
+    sums = {}
+    for length in (1, 63, 64, 65, 4810, 16_385, 100_003):
+        total = reference_sum(np.array(seeds, dtype=np.uint64), np.array(coefficients, dtype=np.int64), length)
+        assert np.abs(total).max() < 2**31
+        sums[str(length)] = digest_of(total.astype("<i4").tobytes()).hex()
+    return {
+        "seeds": "number I is the little-endian BLAKE2b-64 of 'gossipnode golden I'",
+        "coefficients": "number I is (37 I mod 255 - 127) (I mod 5 + 1)",
+        "streams": [
+            {
+                "seed": str(seed),
+                "words": [f"{word:016x}" for word in words(seed, 0, 4).tolist()],
+                "words from 2^40": [f"{word:016x}" for word in words(seed, 2**40, 2).tolist()],
+                "signs": "".join("+" if sign > 0 else "-" for sign in signs(seed, 80)),
+            }
+            for seed in (0, 1_234_567, 2**63, 2**64 - 1, seeds[0])
+        ],
+        "updates": {
+            "seeds": [str(seed) for seed in seeds[:3]],
+            "coefficients": coefficients[:8],
+            "count": updates,
+            "digest of A by length": sums,
+        },
+    }
+
+
+def _seed(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
 def main() -> None:
-    vectors_of = {"ranking": ranking_vectors(), "wire": wire_vectors(), "manifest": manifest_vectors()}
+    vectors_of = {
+        "ranking": ranking_vectors(),
+        "wire": wire_vectors(),
+        "manifest": manifest_vectors(),
+        "spsa": spsa_vectors(),
+    }
     for name, vectors in vectors_of.items():
         (GOLDEN / f"{name}.json").write_text(json.dumps(vectors, indent=1, ensure_ascii=False) + "\n")
 
