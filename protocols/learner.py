@@ -3,7 +3,8 @@
 `gossipnode/compute` implements it twice: a worker process that owns torch (the daemon itself never imports it), and
 inline for simulation. Blobs lie in the node's store, which both sides can open.
 
-Cancelling a call pre-empts it: the implementation stops between two batches, within a second.
+Cancelling a call pre-empts it: the implementation stops between two batches, within a second. Only `add` and `restore`
+are not given up once they have begun: A is where it was, or where it was to be.
 """
 
 from __future__ import annotations
@@ -47,6 +48,16 @@ class Evaluation:
     metrics: dict[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """What one origin has to say in one step. The loss is for its own operator: it is not made to be published."""
+
+    scalars: bytes  # one for each seed, each a signed number in -127..127
+    loss: float  # mean over the probes
+    saturated: int  # probes whose slope was beyond the clip
+    seconds: float  # wall time inside the learner
+
+
 class Learner(Protocol):
     async def initial(self) -> Digest:
         """theta0 as the manifest's seed makes it: the same bytes on every machine of the same versions. Stored."""
@@ -64,3 +75,29 @@ class Learner(Protocol):
 
     async def evaluate(self, model: Digest) -> Evaluation:
         """Raises LearnerError, Unfit."""
+
+
+class StepLearner(Protocol):
+    """For one-byte training: theta = theta0 + quantum * A. The learner keeps A, which begins at zero.
+
+    Where A was lost (the worker died), every call but `restore` raises LearnerError: nobody goes on from zero unawares.
+    """
+
+    async def probe(self, seeds: Sequence[int], *, seed: int) -> Probed:
+        """At the present A, along z of each of the 64-bit `seeds`; `seed` fixes the batches. Raises LearnerError."""
+
+    async def add(self, updates: Sequence[tuple[int, int]]) -> None:
+        """(seed, coefficient) each: A += coefficient * z(seed), in any order. The negated ones take it back. All or
+        nothing: if it is cancelled, it had not begun. Raises LearnerError."""
+
+    async def digest(self) -> Digest:
+        """Of A as little-endian int32. Raises LearnerError."""
+
+    async def snapshot(self) -> Digest:
+        """A as a blob in the store, whose digest is that of A. Raises LearnerError, StoreFull."""
+
+    async def restore(self, a: Digest | None) -> None:
+        """A from a blob in the store; None: zeros. Raises Unfit, and then A is what it was, and LearnerError."""
+
+    async def score(self) -> Evaluation:
+        """At the present A, whose digest is the Evaluation's `model`. Raises LearnerError."""
