@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from gossipnode.compute import calls
 from gossipnode.learn.encoding import Buffer
+from gossipnode.learn.kernels.host import Host
 from gossipnode.learn.spending import Spending
 from gossipnode.learn.spsa import Spsa
 from protocols.learner import LearnerError
@@ -30,13 +31,12 @@ class Stepping:
 
     def __init__(self, bench: Bench) -> None:
         """Raises LearnerError if the spent privacy cannot be read."""
-        self._bench, config = bench, bench.engine.config
+        self._bench = bench
         self._staged: list[calls.Add] = []
         self._lost = False
-        self._spending: Spending | None = None
-        if config.privacy is not None and len(bench.data.rows):
-            folder = bench.blobs.parent
-            self._spending = Spending(folder, config.privacy, config.rules.batch, len(bench.data.rows))
+        self._spending = _spending(bench)
+        if bench.engine.config.rules is not None and bench.engine.device.type == "cpu":
+            _warm()
 
     def spent(self) -> float | None:
         return None if self._spending is None else self._spending.epsilon()
@@ -107,6 +107,23 @@ class Stepping:
             raise LearnerError(
                 f"this machine's theta0 is {short(digest_of(made))}, not the run's {short(wanted)}, and {error}"
             ) from error
+
+
+def _spending(bench: Bench) -> Spending | None:
+    config, examples = bench.engine.config, len(bench.data.rows)
+    if config.rules is None or config.privacy is None or examples == 0:
+        return None
+    return Spending(bench.blobs.parent, config.privacy, config.rules.batch, examples)
+
+
+def _warm() -> None:
+    """Have each kernel compiled now, which takes seconds where no cache has it: a call cannot be stopped meanwhile."""
+    a, floats = np.zeros(64, dtype=np.int32), np.zeros(64, dtype=np.float32)
+    host = Host()
+    for count in (1, 2):
+        host.add(a, np.arange(count, dtype=np.uint64), np.ones(count, dtype=np.int64))
+    host.perturb(floats.copy(), floats, a, quantum=1.0, seed=0, eps=1.0)
+    host.materialise(floats.copy(), floats, a, quantum=1.0)
 
 
 def _numbers(data: bytes, dtype: str) -> NDArray[Any]:

@@ -22,10 +22,10 @@ class LearnerConfig(msgspec.Struct, frozen=True, kw_only=True):
     seed: int = 0
     encoding: Literal["float32", "bfloat16", "int8"] = "float32"
     training: Training = Training()
-    rules: Rules = Rules()  # of one-byte training
+    rules: Rules | None = None  # of one-byte training; None: the run is another kind
     theta0: bytes = b""  # digest of what A is relative to; b"": as the seed makes it here
 
-    privacy: Privacy | None = None  # of one-byte training
+    privacy: Privacy | None = None  # in one-byte training
     shard: Shard = Shard()
     data: str = ""  # path given to the task; "": the task's own data
     store: str = ""  # of the node: a worker reads and writes blobs/ there, and privacy.json; unused inline

@@ -22,6 +22,7 @@ from gossipnode.learn.flat import Flat
 from gossipnode.learn.kernels.accumulator import elements
 from gossipnode.learn.kernels.host import Host
 from gossipnode.learn.names import last_line
+from gossipnode.learn.rules import Rules
 from gossipnode.learn.shard import Shard
 from gossipnode.learn.spsa import Probed, Spsa
 from gossipnode.learn.task import Batch, Data, TaskError, load_task
@@ -109,6 +110,11 @@ class Engine:
 
     # -- one-byte training --------------------------------------------------------------------------------------------
 
+    @property
+    def rules(self) -> Rules:
+        assert self.config.rules is not None, "the learner was not told that this is a one-byte run"
+        return self.config.rules
+
     def spsa(self, theta0: Buffer, data: Data) -> Spsa:
         """With A at zero. Raises LearnerError."""
         try:
@@ -116,7 +122,7 @@ class Engine:
         except Unfit as error:
             raise LearnerError(f"theta0 is no model of task {self.config.task!r}: {error}") from error
         config = self.config
-        return Spsa(self.flat, self.task, data, vector, config.rules, threads=config.threads, privacy=config.privacy)
+        return Spsa(self.flat, self.task, data, vector, self.rules, threads=config.threads, privacy=config.privacy)
 
     def probe(self, spsa: Spsa, seeds: Sequence[int], *, seed: int, stop: Callable[[], bool] = never) -> Probed:
         """Raises LearnerError, and Stopped if `stop()` says so between two probes."""
@@ -134,7 +140,7 @@ class Engine:
         start = decode(theta0, self.template)
         theta, learned = start.copy(), len(self.flat.learned)
         a = elements(snapshot, learned)
-        Host().materialise(theta[:learned], start[:learned], a, quantum=self.config.rules.quantum)
+        Host().materialise(theta[:learned], start[:learned], a, quantum=self.rules.quantum)
         return encode(theta, Template(self.flat.layout, "float32"))
 
     def _metrics(self, data: Data) -> dict[str, float]:

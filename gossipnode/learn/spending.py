@@ -9,26 +9,30 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
+from msgspec import Meta
 
 from gossipnode.errors import reason
 from gossipnode.files import write_whole
 from gossipnode.learn.accountant import Privacy, composed
 from protocols.learner import LearnerError
 
-DELTA: Final = 1e-5  # of (epsilon, delta): the chance that the bound does not hold, below 1 / examples of any one node
+DELTA: Final = (
+    1e-5  # of (epsilon, delta): the chance that the bound does not hold; for nodes with fewer examples than 1 / DELTA
+)
 NAME: Final = "privacy.json"
+Whole = Annotated[int, Meta(ge=1)]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Mechanism:
     """What one private probe is, as far as the accountant cares."""
 
-    batch: int
-    examples: int
-    sigma: float
+    batch: Whole
+    examples: Whole
+    sigma: Annotated[float, Meta(ge=0.0)]
 
     @property
     def rate(self) -> float:
@@ -39,7 +43,7 @@ class Used(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """A line of the file."""
 
     mechanism: Mechanism
-    probes: int
+    probes: Whole
 
 
 class Spending:

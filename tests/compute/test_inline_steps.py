@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 import trio
@@ -155,8 +156,8 @@ async def test_cancelled_calls_do_nothing_and_take_their_time(swarm: InlineSwarm
 
 async def test_theta0_of_another_machine_is_refused(autojump_clock: MockClock) -> None:
     theta0 = Engine(CONFIG).initial()
-    ours = InlineSwarm(LearnerConfig(task="digits", seed=1, theta0=digest_of(theta0)))
+    ours = InlineSwarm(msgspec.structs.replace(CONFIG, theta0=digest_of(theta0)))
     assert await learners(ours, 1)[0].digest() == ZERO
-    other = InlineSwarm(LearnerConfig(task="digits", seed=2, theta0=digest_of(theta0)))
+    other = InlineSwarm(msgspec.structs.replace(CONFIG, theta0=digest_of(theta0), seed=2))
     with pytest.raises(LearnerError, match="theta0"):
         await learners(other, 1)[0].digest()
