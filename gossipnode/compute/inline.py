@@ -1,7 +1,8 @@
 """The learner for simulation: it computes in the calling thread, then lets virtual time pass as if that took a while.
 
 Hundreds of learners share one engine (one model, one copy of the data); its own a learner has only the rows of its
-shard. One torch thread and deterministic algorithms: a seed gives one trace.
+shard, and which A it is at. One torch thread and deterministic algorithms: a seed gives one trace, unless the privacy
+option draws its noise, from the system's own chance.
 """
 
 from __future__ import annotations

@@ -19,9 +19,7 @@ from gossipnode.files import write_whole
 from gossipnode.learn.accountant import Privacy, composed
 from protocols.learner import LearnerError
 
-DELTA: Final = (
-    1e-5  # of (epsilon, delta): the chance that the bound does not hold; for nodes with fewer examples than 1 / DELTA
-)
+DELTA: Final = 1e-5  # of (epsilon, delta): the chance that the bound fails; it suits nodes with fewer than 1e5 examples
 NAME: Final = "privacy.json"
 Whole = Annotated[int, Meta(ge=1)]
 
