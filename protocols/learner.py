@@ -4,7 +4,8 @@
 inline for simulation. Blobs lie in the node's store, which both sides can open.
 
 Cancelling a call pre-empts it: the implementation stops between two batches, within a second. Only `add` and `restore`
-are not given up once they have begun: A is where it was, or where it was to be.
+are not given up once they have begun: cancelled before that they change nothing, later they still return. Where A was
+lost (the worker died), every call of a StepLearner but `restore` raises LearnerError: nobody goes on from zero unawares.
 """
 
 from __future__ import annotations
@@ -50,10 +51,10 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class Probed:
-    """What one origin has to say in one step. The loss is for its own operator: it is not made to be published."""
+    """One node's bytes of one step."""
 
-    scalars: bytes  # one for each seed, each a signed number in -127..127
-    loss: float  # mean over the probes
+    scalars: bytes  # a signed byte a probe, in -127..127
+    loss: float  # mean over the probes: for the operator's own eyes, not made to be published
     saturated: int  # probes whose slope was beyond the clip
     seconds: float  # wall time inside the learner
 
@@ -78,26 +79,23 @@ class Learner(Protocol):
 
 
 class StepLearner(Protocol):
-    """For one-byte training: theta = theta0 + quantum * A. The learner keeps A, which begins at zero.
-
-    Where A was lost (the worker died), every call but `restore` raises LearnerError: nobody goes on from zero unawares.
-    """
+    """One-byte training. theta = theta0 + quantum * A; the learner keeps A, which begins at zero. Any LearnerError of
+    `add` and `restore` means that A is unknown: restore it and add again what came since."""
 
     async def probe(self, seeds: Sequence[int], *, seed: int) -> Probed:
-        """At the present A, along z of each of the 64-bit `seeds`; `seed` fixes the batches. Raises LearnerError."""
+        """A byte for each of `seeds`, at the present A; `seed` fixes the batches. Raises LearnerError."""
 
     async def add(self, updates: Sequence[tuple[int, int]]) -> None:
-        """(seed, coefficient) each: A += coefficient * z(seed), in any order. The negated ones take it back. All or
-        nothing: if it is cancelled, it had not begun. Raises LearnerError."""
+        """A += coefficient * z(seed) for each (seed, coefficient); negated ones take it back. Raises LearnerError."""
 
     async def digest(self) -> Digest:
-        """Of A as little-endian int32. Raises LearnerError."""
+        """Of A. Raises LearnerError."""
 
     async def snapshot(self) -> Digest:
         """A as a blob in the store, whose digest is that of A. Raises LearnerError, StoreFull."""
 
     async def restore(self, a: Digest | None) -> None:
-        """A from a blob in the store; None: zeros. Raises Unfit, and then A is what it was, and LearnerError."""
+        """From a blob in the store; None: zeros. Raises Unfit, LearnerError."""
 
     async def score(self) -> Evaluation:
-        """At the present A, whose digest is the Evaluation's `model`. Raises LearnerError."""
+        """At the present A; `Evaluation.model` is its digest. Raises LearnerError."""
