@@ -170,9 +170,10 @@ class Head:
         assert self.held is not None
         return self.held
 
-    async def hold(self, aggregate: Aggregate) -> None:
-        """Fetch and check its bytes. Raises NotFetched, StoreFull; Unfit after accusing those who made it."""
-        await self._obtain(aggregate)
+    async def hold(self, aggregate: Aggregate, *, spread: bool = False) -> None:
+        """Fetch and check its bytes. `spread`: not all from who made it. Raises NotFetched, StoreFull; Unfit after
+        accusing those who made it."""
+        await self._obtain(aggregate, spread=spread)
         try:
             await self._parts.learner.check(aggregate.model)
         except Unfit as error:
@@ -322,13 +323,16 @@ class Head:
             and (voter is None or voter in aggregate.aggregators)
         )
 
-    async def _obtain(self, aggregate: Aggregate) -> None:
+    async def _obtain(self, aggregate: Aggregate, *, spread: bool = False) -> None:
         if aggregate.round == 0 and await self._parts.learner.initial() == aggregate.model:
             return
         silent = self._parts.membership.liveness.silent
+        first = list(aggregate.aggregators)
+        if spread:
+            first += self._trainers_from(aggregate)
+            self._parts.rng.shuffle(first)
         with contextlib.suppress(NotFetched):
-            makers = [peer for peer in aggregate.aggregators if not silent(peer)]
-            return await self._parts.exchange.obtain(aggregate.model, makers)
+            return await self._parts.exchange.obtain(aggregate.model, [peer for peer in first if not silent(peer)])
         try:
             await self._parts.exchange.obtain(aggregate.model, await self._others(aggregate))
         except NotFetched:
@@ -354,6 +358,7 @@ class Head:
         those that answer, asked all at once: most of a swarm may be dead, and each would cost its time-out."""
         partners = self._parts.membership.partners()
         others = self._parts.rng.sample(partners, len(partners))
-        order = self._parts.sampler.order(Round(aggregate.round + 1))
-        trainers = order[: self._parts.manifest.modest.trainers]
-        return await self._parts.sampler.alive(list(dict.fromkeys([*others, *trainers])))
+        return await self._parts.sampler.alive(list(dict.fromkeys([*others, *self._trainers_from(aggregate)])))
+
+    def _trainers_from(self, aggregate: Aggregate) -> list[PeerId]:
+        return self._parts.sampler.first(Round(aggregate.round + 1), self._parts.manifest.modest.trainers)

@@ -21,7 +21,7 @@ from protocols.blobs import StoreFull
 from protocols.exchange import NotFetched
 from protocols.head import Head, Parts
 from protocols.learner import Evaluation, LearnerError, Unfit
-from protocols.limits import ATTEMPTS
+from protocols.limits import ATTEMPTS, LINKS
 from protocols.messages import (
     Ack,
     Aggregate,
@@ -41,6 +41,7 @@ log = logging.getLogger(__name__)
 FIRST_ROUND_S = 5.0  # patience with a round before any has been measured; what it makes us repeat is cheap
 LOOK_BACK_S = 60.0  # between two looks of a node that has finished at how others did
 LOOKS = 4  # in the shortest time of a round, at who is here before the first
+LEISURE = 2  # learned round deadlines over which the pulls of a swarm spread that has more nodes than one has links
 STALL = 3  # learned round deadlines without news before a node asks around and takes the round up itself
 
 
@@ -141,10 +142,15 @@ class Modest:
         return aggregate.model in self._parts.blobs or aggregate.round % every == 0 or self.head.finished
 
     async def _pull(self, aggregate: Aggregate) -> None:
-        """The last model is asked for until it is here; others only once, the next will do."""
+        """The last model is asked for until it is here; others only once, the next will do, and at leisure: a whole
+        swarm at once would keep those who made it from the next round."""
+        leisurely = not (self.head.finished or aggregate.model in self._parts.blobs)
+        if leisurely:
+            crowd = min(1.0, len(self._parts.membership.view) / LINKS)
+            await trio.sleep(self._parts.rng.uniform(0.0, LEISURE * crowd * self._settling.deadline_s))
         while True:
             try:
-                return await self.head.hold(aggregate)
+                return await self.head.hold(aggregate, spread=leisurely)
             except (NotFetched, StoreFull, Unfit, LearnerError) as error:
                 log.info("the model of round %d is not here: %s", aggregate.round, error)
             if not self.head.finished:
