@@ -9,6 +9,7 @@ Invariant: a packet is delivered only to an end that is up on the very link that
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -18,10 +19,13 @@ import trio
 
 from gossipnode.net.simulated_conditions import FAREWELL_BYTES, HANDSHAKE_BYTES
 from gossipnode.net.simulated_wire import Host, Packet, Wire
+from gossipnode.net.trimming import surplus
 from protocols import limits
 from protocols.transport import BadAddress, LinkDown, LinkUp, Unreachable
 from sampling.peers import PeerId
 
+TRIM_S: Final = 1.0  # at most so often
+USES: Final = frozenset({"question", "want"})  # packets that show that somebody has use for the link
 HANDSHAKE_ROUND_TRIPS: Final = 4  # TCP, the choice of security, noise, the choice of muxer
 
 T = TypeVar("T")
@@ -178,6 +182,8 @@ class Endpoint:
         self.me = host.peer
         self.wire = wire
         self.links: dict[PeerId, Link] = {}  # up at our end
+        self._used_at: dict[PeerId, float] = {}  # when anything was last asked over the link, either way
+        self._trimmed_at = -math.inf
         self.version = 0  # counts changes of `links`
         self._peers = 0, frozenset[PeerId]()  # as of that version
         self.address = f"/memory/{host.port}/p2p/{host.peer}"
@@ -197,6 +203,8 @@ class Endpoint:
         self._on_down.append(call)
 
     def receive(self, packet: Carried) -> None:
+        if packet.kind in USES:
+            self._used_at[packet.source.peer] = trio.current_time()
         self._receivers[type(packet)](packet)
 
     def peers(self) -> frozenset[PeerId]:
@@ -207,6 +215,7 @@ class Endpoint:
     async def link_to(self, peer: PeerId) -> Link:
         """The link to the peer, dialled if need be. Raises Unreachable."""
         if peer in self.links:
+            self._used_at[peer] = trio.current_time()
             return self.links[peer]
         for address in self._known.get(peer, ()):
             try:
@@ -293,6 +302,15 @@ class Endpoint:
     def up(self, link: Link) -> None:
         self._take(link)
         self._tell(LinkUp(link.far(self).me))
+        self._trim()
+
+    def _trim(self) -> None:
+        """As the real transport does. Who names an address is not known here, so that none is spared."""
+        now = trio.current_time()
+        if len(self.links) > limits.LINKS_KEPT and now >= self._trimmed_at + TRIM_S:
+            self._trimmed_at = now
+            for peer in surplus({peer: now - self._used_at[peer] for peer in self.links}, ()):
+                self.down(self.links[peer])
 
     def _take(self, link: Link) -> None:
         """From now on this is the link to that peer."""
@@ -306,6 +324,7 @@ class Endpoint:
             old.review()
         link.state[self] = End.UP
         self.links[far.me] = link
+        self._used_at[far.me] = trio.current_time()
         self.version += 1
         self._settle(link)
         link.review(renew=True)
@@ -327,6 +346,7 @@ class Endpoint:
         far = link.far(self)
         link.state[self] = End.DOWN
         del self.links[far.me]
+        del self._used_at[far.me]
         self.version += 1
         self._break(link)
         self._tell(LinkDown(far.me))
@@ -356,6 +376,7 @@ class Endpoint:
                 link.state[self] = End.DOWN
                 link.review()
         self.links.clear()
+        self._used_at.clear()
         self.version += 1
         for watcher in self._watchers:
             watcher.close()

@@ -13,7 +13,7 @@ import trio
 from gossipnode.net.libp2p import addresses, sockets
 from gossipnode.net.libp2p.questions import PROTOCOL as ASK
 from gossipnode.net.libp2p.transport import Libp2pTransport, open_libp2p
-from gossipnode.net.libp2p.trimming import surplus
+from gossipnode.net.trimming import surplus
 from protocols import limits
 from protocols.transport import LinkDown, LinkUp, Unreachable
 from sampling.peers import PeerId

@@ -29,7 +29,7 @@ from gossipnode.net.libp2p.addresses import Endpoint, dialable, name_of, peer_id
 from gossipnode.net.libp2p.faults import one_line
 from gossipnode.net.libp2p.guards import BROKEN, GuardedSwarm
 from gossipnode.net.libp2p.sockets import Wire, wire_under
-from gossipnode.net.libp2p.trimming import surplus
+from gossipnode.net.trimming import surplus
 from protocols import limits
 from protocols.transport import BadAddress, LinkDown, LinkUp, Unreachable
 from sampling.peers import PeerId
