@@ -1,6 +1,6 @@
-"""Writes tests/golden/ranking.json, wire.json, manifest.json and spsa.json anew. Run it when a format is changed on
-purpose, never to make a test pass: peers of the old and the new version will not understand each other, so WIRE_VERSION
-changes with it.
+"""Writes ranking.json, wire.json, manifest.json, chain.json and spsa.json of tests/golden anew. Run it when a format is
+changed on purpose, never to make a test pass: peers of the old and the new version will not understand each other, so
+WIRE_VERSION changes with it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,12 @@ import numpy as np
 from gossipnode.learn.kernels.signs import reference_sum, signs, words
 from protocols import wire
 from protocols.amendments import amend, present, sign
+from protocols.chain import messages as chain
+from protocols.chain.checkpoints import digest_of_state
+from protocols.chain.draws import HashChain, drawn, first_beacon, genesis, next_beacon, seed64, slice_of, updates_of
+from protocols.chain.messages import Entry, Head, Here, Join, Leave, Signed, Vote
+from protocols.chain.rules import Rules
+from protocols.chain.state import initial
 from protocols.manifest import Manifest, canonical, run_id, validated
 from protocols.messages import (
     Ack,
@@ -179,12 +185,49 @@ def _seed(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
+def chain_vectors() -> dict[str, Any]:
+    signers = [Signer.from_seed(bytes([number] * 32)) for number in range(5)]
+    peers = tuple(signer.peer for signer in signers)
+    one, two = digest_of(b"one"), digest_of(b"two")
+    entry = Entry(9, one, b"\x01\xff\x00\x7f", Vote(0, 8, two), peers[0], b"")
+    order = drawn(peers, RUN, first_beacon(RUN), b"rank", 7)
+    links = HashChain(bytes(32), 5, 10)
+    unsigned: dict[str, Signed] = {
+        "entry": entry,
+        "entry without a vote": Entry(1, one, b"\x81", None, peers[0], b""),
+        "head": Head(one, 70_000, 3, bytes(32), (0, 8, 15), two, one, peers[0], b""),
+        "join": Join(7, two, peers[0], b""),
+        "leave": Leave(2**40, peers[0], b""),
+        "here": Here(0, peers[0], b""),
+    }
+    return {
+        "signed": {name: _signed(chain.sign(each, signers[0], RUN)) for name, each in unsigned.items()},
+        "seed64": f"{seed64(RUN, one, 9, peers[0], 3):016x}",
+        "updates": [[f"{seed:016x}", move] for seed, move in updates_of(entry, RUN, one, 5)],
+        "drawn": [peers.index(peer) for peer in order],
+        "slices": [[peers.index(peer) for peer in slice_of(order, step, 2)] for step in range(6)],
+        "genesis": genesis(RUN).hex(),
+        "beacon": next_beacon(first_beacon(RUN), b"reveal").hex(),
+        "hash chain": [links.tip.hex(), links.reveal(7).hex()],
+        "state": digest_of_state(initial(Rules(founders=peers, steps=1000, seats=3), RUN)).hex(),
+    }
+
+
+def _signed(signed: Signed) -> dict[str, str]:
+    return {
+        "payload": chain.payload(signed).hex(),
+        "id": chain.id_of(signed).hex(),
+        "signature": chain.signed_by(signed).hex(),
+    }
+
+
 def main() -> None:
     vectors_of = {
         "ranking": ranking_vectors(),
         "wire": wire_vectors(),
         "manifest": manifest_vectors(),
         "spsa": spsa_vectors(),
+        "chain": chain_vectors(),
     }
     for name, vectors in vectors_of.items():
         (GOLDEN / f"{name}.json").write_text(json.dumps(vectors, indent=1, ensure_ascii=False) + "\n")

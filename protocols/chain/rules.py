@@ -61,6 +61,11 @@ def faults(rules: Rules) -> Iterator[str]:
     """What no single field's range can say, each as one line for the operator."""
     if rules.window >= rules.epoch:
         yield f"onebyte.window: {rules.window} must be below onebyte.epoch, {rules.epoch}"
+    if rules.epoch * rules.seats < len(rules.founders):
+        yield (
+            f"onebyte.epoch: in {rules.epoch} blocks of {rules.seats} seats not all {len(rules.founders)} founders "
+            "sit, so that no checkpoint would be certified: make it longer"
+        )
     if len(set(rules.founders)) < len(rules.founders):
         yield "onebyte.founders: names a peer twice"
     for peer in rules.founders:

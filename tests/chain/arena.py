@@ -520,9 +520,17 @@ def lineage(tip: Node) -> list[Node]:
 
 
 def play(
-    name: str, kind: type[Honest], steps: int, seed: int, *, nodes: int = 16, bad: int = 5, loss: float = 0.05
+    name: str,
+    kind: type[Honest],
+    steps: int,
+    seed: int,
+    *,
+    nodes: int = 16,
+    bad: int = 5,
+    loss: float = 0.05,
+    epoch: int = 16,
 ) -> Outcome:
-    arena = Arena(seed, nodes, loss=loss)
+    arena = Arena(seed, nodes, loss=loss, epoch=epoch)
     chosen = set(arena.random.sample(range(nodes), bad))
     for index, signer in enumerate(SIGNERS[:nodes]):
         (kind if index in chosen else Honest)(arena, signer)
@@ -531,9 +539,9 @@ def play(
     return measure(name, arena)
 
 
-def killed(steps: int, seed: int) -> Outcome:
+def killed(steps: int, seed: int, *, epoch: int = 16) -> Outcome:
     """80 % die at a third of the way."""
-    arena = Arena(seed, 16, loss=0.05)
+    arena = Arena(seed, 16, loss=0.05, epoch=epoch)
     players = [Honest(arena, signer) for signer in SIGNERS]
     arena.run(lambda: players[0].chain.tip.height >= steps // 3, steps * 20.0)
     for player in players[3:]:
@@ -542,9 +550,9 @@ def killed(steps: int, seed: int) -> Outcome:
     return measure("80 % killed", arena)
 
 
-def parted(steps: int, seed: int, smaller: int) -> Outcome:
+def parted(steps: int, seed: int, smaller: int, *, epoch: int = 16) -> Outcome:
     """Two parts train apart for a third of the way, then meet."""
-    arena = Arena(seed, 16, loss=0.05)
+    arena = Arena(seed, 16, loss=0.05, epoch=epoch)
     players = [Honest(arena, signer) for signer in SIGNERS]
     few = {player.me for player in players[:smaller]}
     arena.run(lambda: players[-1].chain.tip.height >= steps // 3, steps * 20.0)

@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Any
 
 from protocols.chain.checkpoints import Promises
-from protocols.chain.messages import Join, Leave, TwoEntries, sign
+from protocols.chain.messages import Here, Join, Leave, TwoEntries, sign
 from protocols.chain.state import proposers
 from protocols.chain.validity import Refusal
 
@@ -52,8 +52,6 @@ def test_an_old_here_does_not_wake_anybody(world: World) -> None:
     dead = world.rules.founders[1]
     world.grow(9, without=[dead])
     old = world.chain.tip.state.dormant[dead] - 1
-    from protocols.chain.messages import Here
-
     assert world.chain.hear_change(sign(Here(old, dead, b""), world.signers[dead], world.run)) is Refusal.KNOWN
 
 
