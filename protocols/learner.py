@@ -47,6 +47,16 @@ class Evaluation:
     metrics: dict[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """One node's bytes of one step."""
+
+    scalars: bytes  # a signed byte a probe, in -127..127
+    loss: float  # mean over the probes: for the operator's own eyes, not made to be published
+    saturated: int  # probes whose slope was beyond the clip
+    seconds: float  # wall time inside the learner
+
+
 class Learner(Protocol):
     async def initial(self) -> Digest:
         """theta0 as the manifest's seed makes it: the same bytes on every machine of the same versions. Stored."""
@@ -64,3 +74,26 @@ class Learner(Protocol):
 
     async def evaluate(self, model: Digest) -> Evaluation:
         """Raises LearnerError, Unfit."""
+
+
+class StepLearner(Protocol):
+    """One-byte training. theta = theta0 + quantum * A; the learner keeps A, which begins at zero. Any LearnerError of
+    `add` and `restore` means that A is unknown: restore it and add again what came since."""
+
+    async def probe(self, seeds: Sequence[int], *, seed: int) -> Probed:
+        """A byte for each of `seeds`, at the present A; `seed` fixes the batches. Raises LearnerError."""
+
+    async def add(self, updates: Sequence[tuple[int, int]]) -> None:
+        """A += coefficient * z(seed) for each (seed, coefficient); negated ones take it back. Raises LearnerError."""
+
+    async def digest(self) -> Digest:
+        """Of A. Raises LearnerError."""
+
+    async def snapshot(self) -> Digest:
+        """A as a blob in the store, whose digest is that of A. Raises LearnerError, StoreFull."""
+
+    async def restore(self, a: Digest | None) -> None:
+        """From a blob in the store; None: zeros. Raises Unfit, LearnerError."""
+
+    async def score(self) -> Evaluation:
+        """At the present A; `Evaluation.model` is its digest. Raises LearnerError."""
