@@ -1,14 +1,17 @@
 """Asking for what gossip did not bring, and answering: so that nothing depends on its having arrived.
 
-Tips are compared with a random partner every deadline, and four times as often while no step comes or something is
-known to lack. One question carries all of it: where our branch runs, what we lack by name, and which entries we hold;
-the answer is cut to one frame. Who asks is given the branch we are on, whatever we think of theirs.
+Tips are compared with a random partner every deadline; while no step comes, or something is known to lack, much sooner,
+and ever more rarely if that brings nothing. How soon depends on nothing that is learned: what is repaired late makes
+the deadline longer, and a repair that waited for the deadline would make it longer still.
+One question carries all of it: where our branch runs, what we lack by name, and which entries we hold; the answer is
+cut to one frame. Who asks is given the branch we are on, whatever we think of theirs.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from functools import partial
 
 import msgspec
 import trio
@@ -35,9 +38,13 @@ from verify.digest import Digest
 
 log = logging.getLogger(__name__)
 
-HASTE = 4  # times as often as usual, while we wait for something
-LATE = 0.5  # of a deadline without a new tip, and we wait
+LATE = 0.5  # of the shortest deadline without a new tip, and we wait for one
+HASTE = 4  # questions in the shortest deadline, while we wait for something
+GROWTH = 1.5  # of the time between two questions that bring nothing
+FRUITLESS = 16  # such questions, after which it grows no more
+FINISHED_S = 10.0  # between two looks of a member that has finished at how others did
 BREATH_S = 0.05  # between two questions of ours, however urgent
+AT_ONCE = 3  # questions under way
 IN_A_ROW = 256  # questions to one partner while its answers bring us on
 
 
@@ -49,19 +56,46 @@ class Asker:
         self._heights: dict[PeerId, int] = {}  # of the tips of those we have asked
         self.beyond: dict[PeerId, int] = {}  # who is certified where we cannot follow by blocks, and how high
         self.began_s = trio.current_time()
+        self._asked_s = self.began_s
+        self._jitter = parts.rng.uniform(0.5, 1.5)
+        self._fruitless = 0  # questions in a row that brought no new tip
+        self._lost = 0  # questions in a row without an answer
+        self._lacks = False  # we know of something that we do not have
         parts.desk.on(AskChain, self._on_ask)
 
     # -- asking -------------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Until cancelled. A few questions may be under way: one that is lost must not hold up the next."""
+        async with trio.open_nursery() as nursery:
+            while True:
+                await self._until_due()
+                before = self._book.tip
+                if (peer := self._whom()) is not None and len(nursery.child_tasks) < AT_ONCE:
+                    nursery.start_soon(self.catch_up_with, peer)
+                self._asked_s, self._jitter = trio.current_time(), self._parts.rng.uniform(0.5, 1.5)
+                await trio.sleep(BREATH_S)
+                self._fruitless = 0 if self._book.tip is not before else self._fruitless + 1
+                self._lacks = any(self._book.chain.missing())
+
+    async def _until_due(self) -> None:
         book = self._book
-        while True:
-            if (peer := self._whom()) is not None:
-                await self.catch_up_with(peer)
-            await trio.sleep(BREATH_S)
-            with trio.move_on_after(self._pause_s()):
-                await book.bell.until(lambda: book.named is not None)
+        while book.named is None and (due_s := self._due_s()) > trio.current_time():
+            with trio.move_on_at(due_s):
+                await book.bell.until(partial(self._is_not_due, due_s))
+
+    def _is_not_due(self, due_s: float) -> bool:
+        """Something has happened that changes when to ask."""
+        return self._book.named is not None or self._due_s() != due_s
+
+    def _due_s(self) -> float:
+        book, floor_s = self._book, self._parts.manifest.timing.round_floor_s
+        deadline_s = max(book.pace.deadline_s, FINISHED_S if book.finished else 0.0)
+        soon_s = min(deadline_s, floor_s / HASTE * GROWTH ** min(self._fruitless, FRUITLESS))
+        late_s = self._asked_s if self._lacks else max(book.pace.came_at(book.tip), self.began_s) + LATE * floor_s
+        if book.finished and not self._lacks:
+            return self._asked_s + self._jitter * deadline_s
+        return min(self._asked_s + self._jitter * deadline_s, max(late_s, self._asked_s + self._jitter * soon_s))
 
     async def ask_some(self, count: int) -> None:
         """A few at once."""
@@ -80,11 +114,12 @@ class Asker:
         """One question. True if there is more to be had."""
         book, start = self._book, trio.current_time()
         try:
-            answer = await self._parts.desk.ask(peer, self._question(peer), ChainIs, self._patience.deadline_s)
+            answer = await self._parts.desk.ask(peer, self._question(peer), ChainIs, self._patience.after(self._lost))
         except TransportError as error:
-            self._patience.missed()
+            self._lost += 1
             log.debug("%s did not say where it is: %s", peer, error)
             return False
+        self._lost = 0
         self._patience.heard(trio.current_time() - start)
         await book.take(peer, answer)
         self._heights[peer] = answer.height
@@ -106,13 +141,6 @@ class Asker:
         if named in partners:
             return named
         return self._parts.rng.choice(partners) if partners else None
-
-    def _pause_s(self) -> float:
-        book, deadline_s = self._book, self._book.pace.deadline_s
-        waited_s = trio.current_time() - book.pace.came_at(book.tip)
-        waits = not book.finished and waited_s > LATE * deadline_s
-        hasty = waits or any(book.chain.missing())
-        return deadline_s / (HASTE if hasty else 1) * self._parts.rng.uniform(0.5, 1.5)
 
     def _question(self, peer: PeerId) -> AskChain:
         chain = self._book.chain

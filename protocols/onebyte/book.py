@@ -16,7 +16,7 @@ from protocols import wire
 from protocols.bell import Bell
 from protocols.chain.checkpoints import Promises, Snapshot
 from protocols.chain.forks import Node, ancestor, subtree
-from protocols.chain.messages import Block, Entry, Here, Join, Leave, sign
+from protocols.chain.messages import Block, Entry, Here, Join, Leave, id_of, sign
 from protocols.chain.state import State
 from protocols.chain.suspects import Fault
 from protocols.chain.tree import Chain
@@ -86,10 +86,10 @@ class Book:
             case Entry():
                 refusal, needs = self.chain.hear_entry(said), said.base
             case Block():
-                refusal, needs = self.chain.hear_block(said), said.head.parent
+                refusal, needs = self.chain.hear_block(said), id_of(said.head)
             case _:
                 refusal = self.chain.hear_change(said)
-        if needs is not None and refusal is None and self.chain.node(needs) is None:
+        if refusal is None and needs is not None and self.chain.node(needs) is None:
             self.named = sender
         self._entered(live=live)
         if refusal in SENDERS_FAULT:

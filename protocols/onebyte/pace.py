@@ -1,14 +1,17 @@
 """When it is whose turn: the deadline is learned, and a block of rank r counts r deadlines after its parent came.
 
 The deadline is learned from how long two thirds of the seats need to be heard on a new tip: not from all, so that a
-hostile third cannot stretch it, and not from the blocks, whose proposers wait for it themselves. Pure: the time is an
-argument.
+hostile third cannot stretch it, and not from the blocks, whose proposers wait for it themselves. Of the last few such
+times the median counts: where messages are lost, the longest contain our own waiting, and learning from them would make
+us wait longer and longer. Pure: the time is an argument.
 """
 
 from __future__ import annotations
 
 import heapq
 import math
+from collections import deque
+from statistics import median
 
 from protocols.chain.forks import Node
 from protocols.chain.tree import Chain
@@ -18,6 +21,7 @@ from verify.digest import Digest
 FIRST_STEP_S = 5.0  # patience before any step has been measured
 STRETCH = 2.0  # a duration counts for no more than so many deadlines: a machine that slept must not teach us to wait
 EARLIER = 0.1  # of a deadline: an honest proposer whose parent came a little earlier must not wait for us
+MEDIAN_OF = 9
 OPEN = 8  # newest tips whose entries are still being timed
 
 
@@ -25,6 +29,7 @@ class Pace:
     def __init__(self, floor_s: float, ceiling_s: float) -> None:
         self._patience = Patience(floor_s, ceiling_s, FIRST_STEP_S)
         self._came: dict[Digest, float] = {}
+        self._times: deque[float] = deque(maxlen=MEDIAN_OF)
         self._open: list[Node] = []
         self._ripening: list[tuple[float, Digest]] = []
 
@@ -63,7 +68,8 @@ class Pace:
         for node in list(self._open):
             heard = sum(entry.base == node.digest for entry in chain.countable(node))
             if 3 * heard >= 2 * len(node.state.seats):
-                self._patience.heard(min(now - self.came_at(node), STRETCH * self.deadline_s))
+                self._times.append(min(now - self.came_at(node), STRETCH * self.deadline_s))
+                self._patience.heard(median(self._times))
                 self._open.remove(node)
 
     def forget(self, chain: Chain) -> None:

@@ -178,9 +178,7 @@ class Swarm:
             self.members.append(member)
         return member
 
-    async def _live(
-        self, index: int, log: MemoryLog, blobs: MemoryBlobs, task_status: trio.TaskStatus[Member]
-    ) -> None:
+    async def _live(self, index: int, log: MemoryLog, blobs: MemoryBlobs, task_status: trio.TaskStatus[Member]) -> None:
         signer = SIGNERS[index]
         with trio.CancelScope() as scope:
             async with self.network.join(signer.peer) as transport, trio.open_nursery() as nursery:
@@ -194,7 +192,13 @@ class Swarm:
                 task_status.started(member)
 
     def _build(
-        self, index: int, signer: Signer, transport: Any, log: MemoryLog, blobs: MemoryBlobs, scope: trio.CancelScope  # noqa: ANN401
+        self,
+        index: int,
+        signer: Signer,
+        transport: Any,
+        log: MemoryLog,
+        blobs: MemoryBlobs,
+        scope: trio.CancelScope,  # noqa: ANN401
     ) -> Member:
         standing, offences, published = Standing(), [], []
 
