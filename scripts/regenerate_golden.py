@@ -19,7 +19,7 @@ from protocols.amendments import amend, present, sign
 from protocols.chain import messages as chain
 from protocols.chain.checkpoints import digest_of_state
 from protocols.chain.draws import HashChain, drawn, first_beacon, genesis, next_beacon, seed64, slice_of, updates_of
-from protocols.chain.messages import Entry, Head, Here, Join, Leave, Signed, Vote
+from protocols.chain.messages import Block, Changes, Entry, Head, Here, Join, Leave, Signed, TwoEntries, TwoHeads, Vote
 from protocols.chain.rules import Rules
 from protocols.chain.state import initial
 from protocols.manifest import Manifest, canonical, run_id, validated
@@ -50,6 +50,18 @@ from protocols.messages import (
     Unable,
     Welcome,
 )
+from protocols.onebyte.messages import (
+    AskChain,
+    AskSnapshot,
+    Body,
+    ChainIs,
+    Lacking,
+    NewBlock,
+    NewChange,
+    NewEntry,
+    SnapshotIs,
+    Whole,
+)
 from protocols.signatures import Signer
 from sampling.peers import PeerId, Role, Round
 from sampling.ranking import rank, ticket
@@ -74,6 +86,11 @@ DELTA = Delta((REGISTRATION,), ((PEERS[0], Round(70_001)), (PEERS[1], Round(3)))
 INPUTS = (Input(PEERS[0], MODELS[0], 120), Input(PEERS[1], MODELS[1], 1))
 AGGREGATE = Aggregate(Round(9), MODELS[2], MODELS[3], INPUTS, (PEERS[2],))
 THETA0 = Aggregate(Round(0), MODELS[0], Digest(b""), (), ())
+ENTRY = Entry(9, MODELS[0], b"\x01\xff\x00\x7f", Vote(0, 8, MODELS[1]), PEERS[0], bytes(range(64)))
+HEAD = Head(MODELS[0], 70_000, 3, bytes(32), (0, 8, 15), MODELS[1], MODELS[2], PEERS[0], bytes(range(64)))
+JOIN, LEAVE = Join(7, MODELS[0], PEERS[0], bytes(64)), Leave(2**40, PEERS[0], bytes(64))
+HERE = Here(0, PEERS[0], bytes(64))
+BLOCK = Block(HEAD, Changes((JOIN,), (LEAVE,), (HERE,), (TwoEntries(ENTRY, ENTRY), TwoHeads(HEAD, HEAD))))
 
 MESSAGES: dict[str, AnyMessage] = {
     "hello": Hello(RUN, Round(9)),
@@ -100,6 +117,16 @@ MESSAGES: dict[str, AnyMessage] = {
     "unable": Unable(Round(9)),
     "ask head": AskHead(),
     "head is": HeadIs(THETA0),
+    "new entry": NewEntry(ENTRY),
+    "new block": NewBlock(BLOCK),
+    "new change, join": NewChange(JOIN),
+    "new change, leave": NewChange(LEAVE),
+    "new change, here": NewChange(HERE),
+    "ask chain": AskChain((MODELS[0], MODELS[1]), (bytes(8),), (MODELS[2],), (Lacking(MODELS[3], (0, 127)),), True),
+    "chain is": ChainIs(MODELS[0], 8, 2**40, (Whole(BLOCK, (ENTRY,)),), (Body(MODELS[1], (ENTRY,)),), (ENTRY,), True),
+    "ask snapshot": AskSnapshot(),
+    "ask snapshot further": AskSnapshot(MODELS[0], 131_072),
+    "snapshot is": SnapshotIs(MODELS[0], 3, b"abc"),
 }
 
 
