@@ -1,0 +1,196 @@
+"""One-byte training (after "Just One Byte", SPSA with shared randomness): what a member says and does, as five tasks
+over one `Book`. Each reads straight through: `follower` keeps A at the tip's and probes, `leader` proposes, `asking`
+repairs what gossip lost, `joining` goes on from a snapshot, and `_stay` keeps us a member.
+
+The chain (`protocols.chain`) decides what counts; nothing here does, so nothing here must be the same everywhere.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import trio
+
+from protocols.chain.messages import Here, Join, sign
+from protocols.onebyte.asking import Asker
+from protocols.onebyte.book import Book, Change
+from protocols.onebyte.follower import Follower
+from protocols.onebyte.joining import Joiner
+from protocols.onebyte.leader import Leader
+from protocols.onebyte.links import RENEW_AT
+from protocols.onebyte.messages import NewBlock, NewChange, NewEntry
+from protocols.onebyte.parts import Hooks, Parts
+from sampling.peers import PeerId
+from verify.digest import Digest
+
+log = logging.getLogger(__name__)
+
+SAY_AGAIN = 4.0  # deadlines until a change that no block carries yet is said again
+STALLED = 20.0  # deadlines without a step before the status says so
+
+
+class OneByte:
+    def __init__(self, parts: Parts, hooks: Hooks, *, trains: bool = True, evaluate_every: int = 0) -> None:
+        """`trains`: has data, so becomes a member. Raises BadJournal."""
+        self._parts = parts
+        self._trains = trains
+        self._said: Join | None = None
+        self._leaving = False
+        self.book = Book(parts)
+        self.follower = Follower(parts, self.book, hooks, evaluate_every)
+        self.asker = Asker(parts, self.book)
+        self.joiner = Joiner(parts, self.book, self.asker, self.follower)
+        self._leader = Leader(self.book, self.asker)
+
+    async def run(self) -> None:
+        """Until cancelled. A finished run goes on answering."""
+        desk = self._parts.desk
+        desk.on_gossip(NewEntry, self._on_entry)
+        desk.on_gossip(NewBlock, self._on_block)
+        desk.on_gossip(NewChange, self._on_change)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.book.ripen)
+            nursery.start_soon(self.book.write)
+            nursery.start_soon(self.asker.run)
+            nursery.start_soon(self.follower.run)
+            nursery.start_soon(self.joiner.run)
+            if self._trains:
+                nursery.start_soon(self._leader.run)
+                nursery.start_soon(self._stay)
+
+    async def leave(self) -> None:
+        """For good, or until the next start: nothing is signed any more, and the others need not wait for us."""
+        self._leaving = True
+        if self._trains:
+            await self.book.depart()
+
+    # -- what others say ----------------------------------------------------------------------------------------------
+
+    async def _on_entry(self, origin: PeerId, message: NewEntry) -> None:
+        self.book.hear(origin, message.entry)
+
+    async def _on_block(self, origin: PeerId, message: NewBlock) -> None:
+        self.book.hear(origin, message.block)
+
+    async def _on_change(self, origin: PeerId, message: NewChange) -> None:
+        self.book.hear(origin, message.change)
+
+    # -- staying a member ---------------------------------------------------------------------------------------------
+
+    async def _stay(self) -> None:
+        """Commit to a hash chain, renew it in time, and say that we are here when the others think we are not: again
+        and again until it is in a block."""
+        while True:
+            await self.book.bell.until(lambda: self._wanted() is not None)
+            if (change := self._change()) is not None:
+                await self.book.change(change)
+            await trio.sleep(SAY_AGAIN * self.book.pace.deadline_s * self._parts.rng.uniform(0.5, 1.5))
+
+    def _wanted(self) -> type[Change] | None:
+        state, me = self.book.tip.state, self.book.me
+        member = state.members.get(me)
+        if self._leaving or self.book.finished or me in state.expelled or not self.follower.is_there:
+            return None
+        if member is None or not member.tip or not self.book.may_sign(state):
+            return Join
+        if state.height >= member.since + RENEW_AT:
+            return Join
+        return Here if me in state.dormant and self.follower.failure is None else None
+
+    def _change(self) -> Change | None:
+        wanted, tip = self._wanted(), self.book.tip
+        if wanted is Here:
+            return sign(Here(tip.height, self.book.me, b""), self._parts.signer, self.book.run)
+        if wanted is None:
+            return None
+        after = -1 if self.book.departed is None else self.book.departed
+        stale = self._said is None or self._said.height < max(tip.height - self.book.rules.epoch, after + 1)
+        if stale or self._said is None:
+            self._said = self.book.links.join(max(tip.height, after + 1))
+        return self._said
+
+    # -- for the status -----------------------------------------------------------------------------------------------
+
+    @property
+    def height(self) -> int:
+        return self.book.tip.height
+
+    @property
+    def certified_height(self) -> int:
+        return self.book.chain.certified.height
+
+    @property
+    def finished(self) -> bool:
+        """The last block is here, and A is its."""
+        return self.book.finished and self.follower.is_there
+
+    @property
+    def committee(self) -> tuple[PeerId, ...]:
+        """Who probes on the tip."""
+        return self.book.tip.state.seats
+
+    @property
+    def members(self) -> int:
+        return len(self.book.tip.state.members)
+
+    @property
+    def model(self) -> Digest | None:
+        """Of A, at the newest checkpoint that we passed."""
+        return self.follower.model
+
+    async def digest(self) -> Digest:
+        """Of A as it is now. Raises LearnerError."""
+        return await self._parts.learner.digest()
+
+    @property
+    def scalars_sent(self) -> int:
+        return self.book.scalars_sent
+
+    @property
+    def bytes_sent(self) -> int:
+        """Of our own entries, blocks and changes as frames; what the mesh makes of them the transport counts."""
+        return self.book.bytes_sent
+
+    @property
+    def reorganisations(self) -> int:
+        return self.follower.reorganisations
+
+    @property
+    def dropped(self) -> str | None:
+        """The last branch that was left, for the operator."""
+        if self.follower.dropped is None:
+            return None
+        left, found = self.follower.dropped
+        return f"the branch up to height {left.height} was left for another, then at height {found.height}"
+
+    @property
+    def dormant(self) -> bool:
+        return self.book.me in self.book.tip.state.dormant
+
+    @property
+    def is_member(self) -> bool:
+        return self.book.may_sign(self.book.tip.state)
+
+    @property
+    def expelled(self) -> bool:
+        return self.book.me in self.book.tip.state.expelled
+
+    @property
+    def final(self) -> bool:
+        """Certification keeps up: two phases, each of an epoch and the depth of a vote."""
+        rules = self.book.rules
+        return self.height - self.certified_height <= 3 * rules.epoch + 2 * rules.window
+
+    @property
+    def stalled(self) -> bool:
+        """No step for a long time."""
+        waited_s = trio.current_time() - max(self.book.pace.came_at(self.book.tip), self.asker.began_s)
+        return not self.book.finished and waited_s > STALLED * self.book.pace.deadline_s
+
+    @property
+    def troubles(self) -> list[str]:
+        """What the operator should know, each as one line."""
+        found = [self.follower.failure, self.joiner.conflict, self.book.journal.error]
+        if self.expelled:
+            found.append("this node was expelled: it has signed two things that exclude each other")
+        return [each for each in found if each is not None]
