@@ -108,6 +108,18 @@ def init(home: Path) -> None:
     type=click.Choice(["trainer", "auditor", "observer"]),
     help="What this node does: trains, checks others' work, or only follows the model. Repeatable. [trainer]",
 )
+@click.option(
+    "--privacy-clip",
+    metavar="SLOPE",
+    type=click.FloatRange(0, min_open=True),
+    help="With --protocol onebyte: most that one of this node's examples may count for in what it reveals.",
+)
+@click.option(
+    "--privacy-noise",
+    metavar="SIGMA",
+    type=click.FloatRange(0, min_open=True),
+    help="With --privacy-clip: noise added before rounding, in units of that; the status shows the epsilon spent.",
+)
 @click.option("--threads", metavar="N", type=click.IntRange(1, 1024), help="CPU threads for training. [1]")
 @click.option("--device", type=click.Choice(["cpu", "cuda", "auto"]), help="Where to train. [cpu]")
 @click.option(
@@ -116,8 +128,13 @@ def init(home: Path) -> None:
     type=FILE,
     help="The swarm key file of a private network.",
 )
-@click.option("--protocol", type=click.Choice(["modest"]), help="New run: how its peers train together. [modest]")
+@click.option(
+    "--protocol",
+    type=click.Choice(["modest", "onebyte"]),
+    help="New run: how its peers train together: modest passes models on, onebyte one byte a gradient. [modest]",
+)
 @click.option("--rounds", metavar="N", type=click.IntRange(0), help="New run: it ends after so many rounds. [0: never]")
+@click.option("--steps", metavar="N", type=click.IntRange(1), help="The same for --protocol onebyte. [500]")
 @click.option(
     "--manifest",
     metavar="FILE",

@@ -103,7 +103,14 @@ class Manifest(Section, frozen=True, kw_only=True):
     author: Annotated[PeerId, Meta(description="peer id whose key signs this and every amendment")]
     seed: Annotated[int, Meta(ge=0, le=2**62, description="seed of theta0 and of every batch order")] = 0
     theta0: Annotated[str, Meta(pattern="^[0-9a-f]{64}$", description="BLAKE2b-256 of the initial model's blob")]
-    model_bytes: Annotated[int, Meta(ge=1, le=limits.BLOB_BYTES, description="size of every model blob of this run")]
+    model_bytes: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=limits.BLOB_BYTES,
+            description="size of every blob that peers of this run fetch: a model, or the sum A of one-byte training",
+        ),
+    ]
     encoding: Annotated[
         Literal["float32", "bfloat16", "int8"], Meta(description="of model values: float32, bfloat16 or int8")
     ] = "float32"

@@ -14,7 +14,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from gossipnode.status.report import NodeStatus, Repute, RunState, Snapshot, Status
+from gossipnode.status.report import NodeStatus, Repute, Snapshot, Status
+from protocols.training import Phase
 
 
 def gauge(name: str, text: str, value: float | None) -> Iterator[Metric]:
@@ -50,7 +51,7 @@ def progress_metrics(status: Status) -> Iterator[Metric]:
     yield from gauge("last_round_seconds", "Duration of the last complete round.", progress.last_round_s)
     yield from labelled(
         GaugeMetricFamily("gossipnode_state", "1 for the present state.", labels=["state"]),
-        {state: float(state == progress.state) for state in get_args(RunState)},
+        {state: float(state == progress.state) for state in get_args(Phase)},
     )
     if learning := progress.learning:
         yield from gauge("loss", "Of our latest evaluation.", learning.loss)

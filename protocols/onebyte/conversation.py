@@ -12,6 +12,7 @@ import logging
 import trio
 
 from protocols.chain.messages import Here, Join, sign
+from protocols.messages import Aggregate
 from protocols.onebyte.asking import Asker
 from protocols.onebyte.book import Book, Change
 from protocols.onebyte.follower import Follower
@@ -20,7 +21,8 @@ from protocols.onebyte.leader import Leader
 from protocols.onebyte.links import RENEW_AT
 from protocols.onebyte.messages import NewBlock, NewChange, NewEntry
 from protocols.onebyte.parts import Hooks, Parts
-from sampling.peers import PeerId
+from protocols.training import ChainFigures, Committee, Phase
+from sampling.peers import PeerId, Round
 from verify.digest import Digest
 
 log = logging.getLogger(__name__)
@@ -109,7 +111,16 @@ class OneByte:
             self._said = self.book.links.join(max(tip.height, after + 1))
         return self._said
 
-    # -- for the status -----------------------------------------------------------------------------------------------
+    # -- what the node is shown ---------------------------------------------------------------------------------------
+
+    @property
+    def round(self) -> Round:
+        return Round(self.book.tip.height)
+
+    @property
+    def clock(self) -> Round:
+        """Epochs, as the follower tells membership."""
+        return Round(self.book.tip.height // self.book.rules.epoch)
 
     @property
     def height(self) -> int:
@@ -125,55 +136,51 @@ class OneByte:
         return self.book.finished and self.follower.is_there
 
     @property
-    def committee(self) -> tuple[PeerId, ...]:
-        """Who probes on the tip."""
-        return self.book.tip.state.seats
+    def state(self) -> Phase:
+        if self.finished:
+            return "finished"
+        if self.stalled:
+            return "stalled"
+        if self._trains and self.follower.is_there and self.book.has_seat(self.book.tip):
+            return "training"
+        return "idle" if self.height else "waiting"
 
     @property
-    def members(self) -> int:
-        return len(self.book.tip.state.members)
+    def committee(self) -> Committee:
+        """Who probes on the tip, and who is to propose."""
+        return Committee(self.book.tip.state.seats, self.book.chain.proposers()[:1])
 
     @property
     def model(self) -> Digest | None:
-        """Of A, at the newest checkpoint that we passed."""
+        """Of A, when it was last hashed: at a checkpoint, an evaluation or the end."""
         return self.follower.model
 
-    async def digest(self) -> Digest:
-        """Of A as it is now. Raises LearnerError."""
-        return await self._parts.learner.digest()
+    @property
+    def held(self) -> Aggregate | None:
+        return None
 
     @property
-    def scalars_sent(self) -> int:
-        return self.book.scalars_sent
+    def chain(self) -> ChainFigures:
+        state, me = self.book.tip.state, self.book.me
+        return ChainFigures(
+            height=self.height,
+            certified_height=self.certified_height,
+            final=self.final,
+            members=len(state.members),
+            is_member=self.book.may_sign(state),
+            dormant=me in state.dormant,
+            expelled=me in state.expelled,
+            scalars_sent=self.book.scalars_sent,
+            bytes_sent=self.book.bytes_sent,
+            reorganisations=self.follower.reorganisations,
+            dropped=self._dropped(),
+        )
 
-    @property
-    def bytes_sent(self) -> int:
-        """Of our own entries, blocks and changes as frames; what the mesh makes of them the transport counts."""
-        return self.book.bytes_sent
-
-    @property
-    def reorganisations(self) -> int:
-        return self.follower.reorganisations
-
-    @property
-    def dropped(self) -> str | None:
-        """The last branch that was left, for the operator."""
+    def _dropped(self) -> str | None:
         if self.follower.dropped is None:
             return None
         left, found = self.follower.dropped
         return f"the branch up to height {left.height} was left for another, then at height {found.height}"
-
-    @property
-    def dormant(self) -> bool:
-        return self.book.me in self.book.tip.state.dormant
-
-    @property
-    def is_member(self) -> bool:
-        return self.book.may_sign(self.book.tip.state)
-
-    @property
-    def expelled(self) -> bool:
-        return self.book.me in self.book.tip.state.expelled
 
     @property
     def final(self) -> bool:
@@ -189,8 +196,14 @@ class OneByte:
 
     @property
     def troubles(self) -> list[str]:
-        """What the operator should know, each as one line."""
-        found = [self.follower.failure, self.joiner.conflict, self.book.journal.error]
-        if self.expelled:
+        journal = self.book.journal.error
+        found = [self.follower.failure, self.joiner.conflict, self._dropped()]
+        if journal is not None:
+            found.append(f"nothing is signed while the journal of the chain cannot be written: {journal}")
+        if self.book.me in self.book.tip.state.expelled:
             found.append("this node was expelled: it has signed two things that exclude each other")
+        if self.stalled:
+            found.append("no step has come for many deadlines: too few peers answer")
+        if not self.final:
+            found.append("not final: too few members vote, so that none of the newest blocks is certified")
         return [each for each in found if each is not None]

@@ -34,7 +34,8 @@ class Follower:
     def __init__(self, parts: Parts, book: Book, hooks: Hooks, evaluate_every: int) -> None:
         self._parts, self._book, self._hooks = parts, book, hooks
         self._evaluate_every = evaluate_every
-        self._evaluated = -1
+        self._evaluated = -1  # the last height
+        self._hashed: Digest | None = None  # the block whose A was last evaluated, or hashed at the end
         root, snapshot = book.chain.certified, book.recalled.snapshot
         begin = book.chain.node(Digest(snapshot.checkpoint.block)) if snapshot is not None else root
         assert begin is not None
@@ -42,7 +43,7 @@ class Follower:
         self._based_at = 0 if snapshot is None else snapshot.checkpoint.height  # where the journal begins
         self._base: Digest | None = self._blobs[begin.digest]
         self.at: Digest | None = None  # the block whose A the learner has; None: unknown
-        self.model: Digest | None = None  # digest of A at the newest checkpoint that we passed
+        self.model: Digest | None = None  # digest of A when it was last hashed
         self.offered: Snapshot | None = None  # to go on from; its A is in the store
         self.probed: Probed | None = None
         self.failure: str | None = None  # what the operator's task, or the store, could not do
@@ -173,9 +174,7 @@ class Follower:
             return
         await blobs.prove(a)
         if a not in blobs:
-            size = blobs.size(await self._parts.learner.snapshot())  # of any A: all have the same
-            assert size is not None
-            await self._parts.exchange.of_size(size).obtain(a, self._parts.rng.sample(partners, len(partners)))
+            await self._parts.exchange.obtain(a, self._parts.rng.sample(partners, len(partners)))
 
     # -- taking part --------------------------------------------------------------------------------------------------
 
@@ -200,11 +199,18 @@ class Follower:
         return None
 
     async def _evaluate(self) -> None:
-        every, height = self._evaluate_every, self._book.tip.height
+        assert self.at is not None
+        node, every = self._book.chain.node(self.at), self._evaluate_every
+        assert node is not None
+        height = node.height
         passed = every > 0 and height // every > self._evaluated // every
-        if passed or (every and self._book.finished and height != self._evaluated):
-            self._evaluated = height
-            self._hooks.evaluated(height, await self._parts.learner.score())
+        ended = height >= self._book.rules.steps and self._hashed != self.at
+        if every and (passed or ended):
+            found = await self._parts.learner.score()
+            self._evaluated, self._hashed, self.model = height, self.at, found.model
+            self._hooks.evaluated(height, found)
+        elif ended:
+            self.model, self._hashed = await self._parts.learner.digest(), self.at
 
     def _failed(self, error: Exception) -> None:
         if str(error) != self.failure:

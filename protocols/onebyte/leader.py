@@ -11,6 +11,7 @@ from protocols.onebyte.asking import Asker
 from protocols.onebyte.book import Book
 
 ASKED = 3
+LOOK_S = 0.25  # between two looks at who is here before the first step
 
 
 class Leader:
@@ -20,11 +21,20 @@ class Leader:
     async def run(self) -> None:
         """Until cancelled."""
         book = self._book
+        await self._enough_peers()
         while True:
             parent = book.tip
             if (rank := self._rank(parent)) is not None and await self._turn(parent, rank):
                 await book.propose(parent)
             await book.bell.until(lambda parent=parent: book.tip is not parent)  # type: ignore[misc]  # mypy#12557
+
+    async def _enough_peers(self) -> None:
+        """The first block waits for the peers that the manifest wants to see, but no longer than any round."""
+        manifest, view = self._book.parts.manifest, self._book.parts.membership.view
+        with trio.move_on_after(manifest.timing.round_ceiling_s):
+            while self._book.tip.height == 0 and len(view.present()) < manifest.start_peers:  # noqa: ASYNC110  # a view has no bell
+                await trio.sleep(LOOK_S)
+        self._asker.began_s = trio.current_time()  # nobody was late before that
 
     def _rank(self, parent: Node) -> int | None:
         """None: there is nothing for us to propose on it."""

@@ -223,7 +223,7 @@ class Swarm:
             rng=rng,
         )
         desk.known = membership.view.__contains__
-        exchange = ModelExchange(transport, blobs, self.manifest.model_bytes + 1, accuse, membership.ping)
+        exchange = ModelExchange(transport, blobs, self.manifest.model_bytes, accuse, membership.ping)
         learner = self._make_learner(blobs, index)
         parts = Parts(desk, membership, exchange, learner, blobs, self.manifest, signer, log, rng)
         node = OneByte(parts, Hooks())

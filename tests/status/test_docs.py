@@ -14,6 +14,7 @@ import pytest
 from gossipnode.status import http, report
 from gossipnode.status.metrics import metrics_of
 from gossipnode.status.report import Part, Status
+from protocols.training import Phase
 from verify import standing
 
 DOCS = (Path(__file__).parents[2] / "docs" / "status.md").read_text("utf-8")
@@ -59,7 +60,7 @@ def test_the_vocabularies_are_complete() -> None:
     def words(title: str, key: str) -> set[str]:
         return set(re.findall(r"`([\w-]+)`", table(title)[key][1]))
 
-    assert words("ProgressStatus", "state") == set(get_args(report.RunState))
+    assert words("ProgressStatus", "state") == set(get_args(Phase))
     assert words("PeerStatus", "standing") == set(get_args(report.Repute)) == set(standing.Repute)
     assert words("OffenceStatus", "kind") == set(standing.OffenceKind)
 
