@@ -191,6 +191,47 @@ def export(home: Path, path: Path, task: str | None) -> None:
     click.echo(export_model(home, path, task))
 
 
+@main.group(invoke_without_command=True, short_help="Show the chain of a one-byte run, or verify it.")
+@home_option
+@click.pass_context
+def chain(context: click.Context, home: Path) -> None:
+    """List the blocks of a one-byte run that a home holds: height, rank and proposer, how many entries count, who
+    joined, left or was expelled, and which checkpoints are certified.
+
+    Works beside a running node, and without one.
+    """
+    if context.invoked_subcommand is None:
+        from gossipnode.chainfile import chain_lines, open_chain
+        from gossipnode.home import Home
+
+        for line in chain_lines(open_chain(Home(home))):
+            click.echo(line)
+
+
+@chain.command(short_help="Replay the chain and compare.")
+@click.option(
+    "--home",
+    metavar="DIR",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="The node's folder. Without it: ~/.gossipnode.",
+)
+@click.pass_context
+def verify(context: click.Context, home: Path | None) -> None:
+    """Replay the chain of a home, from theta0 or the checkpoint at which its journal begins, and compare A with what the
+    members voted for and what the node itself had hashed.
+
+    Works beside a running node, and without one. Exit code 1 if anything differs.
+    """
+    from gossipnode.chainfile import open_chain, verify_chain
+    from gossipnode.home import Home
+
+    assert context.parent is not None
+    lines, holds = verify_chain(open_chain(Home(home or context.parent.params["home"])))
+    for line in lines:
+        click.echo(line)
+    sys.exit(0 if holds else 1)
+
+
 @main.command(short_help="Fetch what a built-in task needs beside this package.")
 @click.argument("task")
 def prepare(task: str) -> None:

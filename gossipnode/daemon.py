@@ -239,9 +239,7 @@ class Daemon:
                 rng=random.Random(),  # jitter and choices of peers: no secret
             )
         except (BadJournal, OSError) as error:
-            raise OperatorError(
-                f"{self._home.chain}: {error}; if it is lost, begin in another --home, or this node may contradict itself"
-            ) from error
+            raise OperatorError(f"{self._home.chain}: {error}; restore it, or begin anew in another --home") from error
         self._node_made.set()
         return self._node
 

@@ -37,6 +37,7 @@ from sampling.patience import Patience
 from sampling.peers import PeerId, Role
 from sampling.sampler import Sampler
 from sampling.view import Delta, View
+from verify.digest import Digest
 from verify.standing import Offence, OffenceKind, Past, Standing
 
 log = logging.getLogger(__name__)
@@ -51,6 +52,14 @@ FAULTS = {  # what the transport reports of a peer, as an offence
 }
 
 
+class Hashed(msgspec.Struct, frozen=True, kw_only=True):
+    """A of one-byte training, as this node once had it."""
+
+    height: int
+    block: bytes
+    model: bytes
+
+
 class State(msgspec.Struct, frozen=True, kw_only=True):
     """What a node must find again after a crash; the blob that `held` names is in the store."""
 
@@ -58,6 +67,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     held: Aggregate | None = None
     view: Delta = Delta()
     past: Past = Past()  # of the peers' standing
+    hashed: Hashed | None = None  # the last time: for `gossipnode chain verify` to compare
 
 
 Save = Callable[[State], Awaitable[None]]
@@ -107,6 +117,7 @@ class Node:
         self._transport = transport
         self._save = save
         self._state = state
+        self._hashed = state.hashed
         self._saving = trio.Lock()
         self._round_began_at: float | None = None
         self._traffic_before = 0
@@ -117,7 +128,7 @@ class Node:
             learner,
             signer,
             log,
-            ears=Ears(self._began, self.save, self._save_soon, self._learnt, self._evaluated),
+            ears=Ears(self._began, self.save, self._save_soon, self._learnt, self._evaluated, self._hash),
             held=state.held,
             trains=Role.TRAINER in run.roles,
             evaluate_every=run.evaluate_every,
@@ -246,7 +257,7 @@ class Node:
         membership = self.parts.membership
         held = self.protocol.held or self._state.held
         view, _ = membership.view.delta(-1, limits.VIEW_PEERS)
-        return State(counter=membership.counter, held=held, view=view, past=self.standing.past())
+        return State(counter=membership.counter, held=held, view=view, past=self.standing.past(), hashed=self._hashed)
 
     # -- what the parts tell us ---------------------------------------------------------------------------------------
 
@@ -306,6 +317,9 @@ class Node:
             if self.history[index].round == round:
                 self.history[index] = msgspec.structs.replace(self.history[index], accuracy=found.accuracy)
                 break
+
+    def _hash(self, height: int, block: Digest, model: Digest) -> None:
+        self._hashed = Hashed(height=height, block=block, model=model)
 
     def _wire(self) -> int:
         traffic = self._transport.traffic()

@@ -40,10 +40,11 @@ class RecordLog:
         if not self._path.exists():
             return
         data = self._path.read_bytes()
-        at = len(_MAGIC) if data.startswith(_MAGIC) else 0
-        while at and (record := _record(data, at)) is not None:
-            yield record
-            at += _HEAD.size + len(record)
+        at = 0
+        for record, end in _records(data):
+            at = end
+            if record is not None:
+                yield record
         if at < len(data):
             self._cut(at, len(data))
 
@@ -95,6 +96,20 @@ class MemoryLog:
     async def rewrite(self, records: Iterable[bytes]) -> None:
         self.kept = list(records)
         await trio.lowlevel.checkpoint()
+
+
+def read_records(path: Path) -> Iterator[bytes]:
+    """Those that are intact, of a file that somebody else may be writing: nothing is cut off. Raises OSError."""
+    return (record for record, _ in _records(path.read_bytes()) if record is not None)
+
+
+def _records(data: bytes) -> Iterator[tuple[bytes | None, int]]:
+    """Each with where it ends; first None, with where they begin."""
+    at = len(_MAGIC) if data.startswith(_MAGIC) else 0
+    yield None, at
+    while at and (record := _record(data, at)) is not None:
+        at += _HEAD.size + len(record)
+        yield record, at
 
 
 def _framed(record: bytes) -> bytes:

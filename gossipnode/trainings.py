@@ -56,6 +56,7 @@ class Ears:
     save_soon: Callable[[], None]
     learnt: Callable[[Finished], None]
     evaluated: Callable[[int, Evaluation], None]
+    hashed: Callable[[int, Digest, Digest], None]  # A at the block of this height
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +118,14 @@ def _onebyte(
     def advanced(height: int) -> None:
         diary.write(training.book.tip)
 
-    hooks = onebyte.Hooks(advanced=advanced, evaluated=ears.evaluated)
+    def evaluated(height: int, found: Evaluation) -> None:
+        ears.evaluated(height, found)
+        if (at := training.follower.at) is not None:
+            ears.hashed(height, at, found.model)
+        if training.finished:
+            ears.save_soon()
+
+    hooks = onebyte.Hooks(advanced=advanced, evaluated=evaluated)
     own = onebyte.Parts(
         parts.desk,
         parts.membership,
