@@ -217,8 +217,8 @@ def chain(context: click.Context, home: Path) -> None:
 )
 @click.pass_context
 def verify(context: click.Context, home: Path | None) -> None:
-    """Replay the chain of a home, from theta0 or the checkpoint at which its journal begins, and compare A with what the
-    members voted for and what the node itself had hashed.
+    """Replay the chain of a home, from theta0 or the checkpoint at which its journal begins, and compare A with what
+    the members voted for and what the node itself had hashed.
 
     Works beside a running node, and without one. Exit code 1 if anything differs.
     """
