@@ -307,12 +307,15 @@ class Node:
             bytes=used,
         )
         self.history.append(entry)
-        level = logging.INFO if self.protocol.chain is None else logging.DEBUG  # there are many more steps than rounds
-        log.log(level, "round %d: the work of %d is in it", entry.round, len(entry.trainers))
+        if self.protocol.chain is None:
+            log.info("round %d: %d models merged", entry.round, len(entry.trainers))
+        else:  # there are many more steps than rounds
+            log.debug("step %d: the bytes of %d count", entry.round, len(entry.trainers))
 
     def _evaluated(self, round: int, found: Evaluation) -> None:
         self.learning = Learning(loss=found.loss, accuracy=found.accuracy, samples=found.samples, evaluated_round=round)
-        log.info("round %d: accuracy %.4f, loss %.4f", round, found.accuracy, found.loss)
+        unit = "round" if self.protocol.chain is None else "step"
+        log.info("%s %d: accuracy %.4f, loss %.4f", unit, round, found.accuracy, found.loss)
         for index in range(len(self.history) - 1, -1, -1):
             if self.history[index].round == round:
                 self.history[index] = msgspec.structs.replace(self.history[index], accuracy=found.accuracy)

@@ -94,7 +94,7 @@ def exposed(status: Status) -> Iterator[tuple[str, str]]:
         yield name + (f"{{{','.join(labels)}}}" if labels else ""), metric.type
 
 
-def test_every_metric_is_described_with_its_type(full_report: Status) -> None:
-    node = msgspec.structs.replace(full_report.node, worker_rss_bytes=1)
+def test_every_metric_is_described_with_its_type(chain_report: Status) -> None:
+    node = msgspec.structs.replace(chain_report.node, worker_rss_bytes=1)
     documented = {name: row[0] for name, row in table("The metrics").items()}
-    assert documented == dict(exposed(msgspec.structs.replace(full_report, node=node)))
+    assert documented == dict(exposed(msgspec.structs.replace(chain_report, node=node)))
