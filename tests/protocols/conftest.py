@@ -18,8 +18,8 @@ import trio
 from gossipnode.checkers import Belief, Checks, Finding, Seen, World, all_checkers
 from gossipnode.memoryblobs import MemoryBlobs
 from gossipnode.net.simulated import Conditions, SimulatedNetwork, simulate_network
-from gossipnode.recordlog import MemoryLog
 from gossipnode.node import Node, Run, State
+from gossipnode.recordlog import MemoryLog
 from protocols import wire
 from protocols.head import Head
 from protocols.learner import Evaluation, LearnerError, Trained, Unfit
