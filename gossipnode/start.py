@@ -83,7 +83,7 @@ def _plain(value: object) -> object:
 def _draft(options: Mapping[str, Any], config: Config) -> Tables:
     file = read_tables(options["manifest"]) if options["manifest"] else {}
     given = {key: options[key] for key in ("protocol", "rounds") if options[key] is not None}
-    steps = {} if options["steps"] is None else {"onebyte": {"steps": options["steps"]}}
+    steps = {"onebyte": {"steps": options["steps"]}} if options.get("steps") else {}
     task = {"task": config.task} if config.task else {}
     tables = merged(file, task, given, steps, settings_tables(options["settings"]))
     require_draft(tables)
@@ -92,12 +92,11 @@ def _draft(options: Mapping[str, Any], config: Config) -> Tables:
 
 def _require_unit(options: Mapping[str, Any], protocol: str) -> None:
     """One protocol counts rounds, the other steps. Raises OperatorError."""
-    if protocol == "onebyte" and options["rounds"] is not None:
-        raise OperatorError(f"--rounds {options['rounds']}: one-byte runs count steps: give --steps instead")
-    if protocol != "onebyte" and options["steps"] is not None:
-        raise OperatorError(
-            f"--steps {options['steps']}: {protocol} runs count rounds: give --rounds, or --protocol onebyte"
-        )
+    rounds, steps = options.get("rounds"), options.get("steps")
+    if protocol == "onebyte" and rounds is not None:
+        raise OperatorError(f"--rounds {rounds}: one-byte runs count steps: give --steps instead")
+    if protocol != "onebyte" and steps is not None:
+        raise OperatorError(f"--steps {steps}: {protocol} runs count rounds: give --rounds, or --protocol onebyte")
 
 
 def _first(errors: BaseExceptionGroup[BaseException]) -> OperatorError:

@@ -151,7 +151,7 @@ class Follower:
         self._blobs = {Digest(checkpoint.block): checkpoint.model}
         self._based_at, self._base, self.at, self.model = checkpoint.height, checkpoint.model, None, checkpoint.model
         self._keep()
-        if before.height:
+        if before.height >= checkpoint.height:  # below it, ours may have been the same branch
             self.dropped = before, self._book.tip
         log.info("going on from the certified checkpoint of height %d", checkpoint.height)
 
