@@ -17,7 +17,9 @@ from gossipnode.memoryblobs import MemoryBlobs
 from gossipnode.node import Node
 from protocols import limits
 from protocols.aggregator import OPEN_COLLECTIONS
+from protocols.head import Head
 from protocols.messages import Aggregate
+from protocols.modest import Modest
 from sampling.peers import PeerId, Round
 from verify.digest import Digest, short
 from verify.standing import OFFENCES_KEPT, PEERS_KEPT
@@ -35,6 +37,16 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     virtual_s: float
     nodes: list[str]
     what: str
+
+
+def _modest(node: Node) -> Modest:
+    """What is simulated here is MoDeST."""
+    assert isinstance(node.protocol, Modest)
+    return node.protocol
+
+
+def head_of(node: Node) -> Head:
+    return _modest(node).head
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +69,11 @@ class Seen:
 
     @property
     def known(self) -> Aggregate:
-        return self.node.protocol.head.known
+        return head_of(self.node).known
 
     @property
     def held(self) -> Aggregate | None:
-        return self.node.protocol.head.held
+        return head_of(self.node).held
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,9 +180,9 @@ class Forward:
             held, life = (seen.held.round if seen.held else -1), (seen.name, seen.life)
             before = self._held.get(life, -1)
             self._held[life] = held
-            if held < before and not seen.node.protocol.head.retreats:
+            if held < before and not head_of(seen.node).retreats:
                 yield _finding(self, world, held, [seen.name], f"held round {before}, now {held}")
-            if held > seen.known.round and not seen.node.protocol.head.retreats:
+            if held > seen.known.round and not head_of(seen.node).retreats:
                 yield _finding(self, world, held, [seen.name], f"holds round {held}, knows only {seen.known.round}")
 
 
@@ -223,7 +235,7 @@ class Bounded:
 
     def _sizes(self, seen: Seen) -> Iterator[tuple[str, int, int]]:
         node = seen.node
-        membership, head = node.parts.membership, node.protocol.head
+        membership, head = node.parts.membership, head_of(node)
         committee = node.parts.manifest.modest
         yield "view", len(membership.view), limits.VIEW_PEERS
         yield "links", len(node.parts.desk.transport.peers()), limits.LINKS
@@ -232,7 +244,7 @@ class Bounded:
         yield "peers with a record", node.standing.summary().peers, PEERS_KEPT
         yield "store bytes", seen.blobs.held_bytes, seen.blobs.max_bytes
         yield "votes", head.votes, limits.COMMITTEE * max(1, committee.aggregators)
-        if (aggregator := node.protocol.aggregator) is not None:
+        if (aggregator := _modest(node).aggregator) is not None:
             yield "collections", aggregator.open, OPEN_COLLECTIONS
 
 
@@ -251,7 +263,7 @@ class Progress:
             since_s = before[1] if before is not None and before[0] == round else world.now_s
             self._moved[life] = round, since_s
             still_s = world.now_s - max(since_s, world.now_s - world.calm_s)
-            if still_s >= self.within_s and not seen.node.protocol.head.finished:
+            if still_s >= self.within_s and not head_of(seen.node).finished:
                 yield _finding(
                     self, world, round, [seen.name], f"at round {round} for {self.within_s:g} s without a fault"
                 )

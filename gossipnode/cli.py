@@ -108,6 +108,18 @@ def init(home: Path) -> None:
     type=click.Choice(["trainer", "auditor", "observer"]),
     help="What this node does: trains, checks others' work, or only follows the model. Repeatable. [trainer]",
 )
+@click.option(
+    "--privacy-clip",
+    metavar="SLOPE",
+    type=click.FloatRange(0, min_open=True),
+    help="With --protocol onebyte: most that one of this node's examples may count for in what it reveals.",
+)
+@click.option(
+    "--privacy-noise",
+    metavar="SIGMA",
+    type=click.FloatRange(0, min_open=True),
+    help="With --privacy-clip: noise added before rounding, in units of that; the status shows the epsilon spent.",
+)
 @click.option("--threads", metavar="N", type=click.IntRange(1, 1024), help="CPU threads for training. [1]")
 @click.option("--device", type=click.Choice(["cpu", "cuda", "auto"]), help="Where to train. [cpu]")
 @click.option(
@@ -116,8 +128,13 @@ def init(home: Path) -> None:
     type=FILE,
     help="The swarm key file of a private network.",
 )
-@click.option("--protocol", type=click.Choice(["modest"]), help="New run: how its peers train together. [modest]")
+@click.option(
+    "--protocol",
+    type=click.Choice(["modest", "onebyte"]),
+    help="New run: how its peers train together: modest passes models on, onebyte one byte a gradient. [modest]",
+)
 @click.option("--rounds", metavar="N", type=click.IntRange(0), help="New run: it ends after so many rounds. [0: never]")
+@click.option("--steps", metavar="N", type=click.IntRange(1), help="The same for --protocol onebyte. [500]")
 @click.option(
     "--manifest",
     metavar="FILE",
@@ -172,6 +189,47 @@ def export(home: Path, path: Path, task: str | None) -> None:
     from gossipnode.export import export_model
 
     click.echo(export_model(home, path, task))
+
+
+@main.group(invoke_without_command=True, short_help="Show the chain of a one-byte run, or verify it.")
+@home_option
+@click.pass_context
+def chain(context: click.Context, home: Path) -> None:
+    """List the blocks of a one-byte run that a home holds: height, rank and proposer, how many entries count, who
+    joined, left or was expelled, and which checkpoints are certified.
+
+    Works beside a running node, and without one.
+    """
+    if context.invoked_subcommand is None:
+        from gossipnode.chainfile import chain_lines, open_chain
+        from gossipnode.home import Home
+
+        for line in chain_lines(open_chain(Home(home))):
+            click.echo(line)
+
+
+@chain.command(short_help="Replay the chain and compare.")
+@click.option(
+    "--home",
+    metavar="DIR",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="The node's folder. Without it: ~/.gossipnode.",
+)
+@click.pass_context
+def verify(context: click.Context, home: Path | None) -> None:
+    """Replay the chain of a home, from theta0 or the checkpoint at which its journal begins, and compare A with what
+    the members voted for and what the node itself had hashed.
+
+    Works beside a running node, and without one. Exit code 1 if anything differs.
+    """
+    from gossipnode.chainfile import open_chain, verify_chain
+    from gossipnode.home import Home
+
+    assert context.parent is not None
+    lines, holds = verify_chain(open_chain(Home(home or context.parent.params["home"])))
+    for line in lines:
+        click.echo(line)
+    sys.exit(0 if holds else 1)
 
 
 @main.command(short_help="Fetch what a built-in task needs beside this package.")

@@ -18,6 +18,7 @@ from msgspec import Meta
 
 from gossipnode.errors import OperatorError, reason
 from gossipnode.files import write_whole
+from gossipnode.learn.accountant import Privacy
 from gossipnode.learn.shard import Shard
 from gossipnode.toml import annotated, read_tables, typed
 from protocols.limits import ADDRESS_CHARS, MIB, ROUND
@@ -58,6 +59,13 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     partition: Annotated[str, Meta(description="how data is cut into shards: iid, labels or dirichlet:ALPHA")] = "iid"
     threads: Annotated[int, Meta(ge=1, le=1024, description="CPU threads for training")] = 1
     device: Annotated[Literal["cpu", "cuda", "auto"], Meta(description="where to train: cpu, cuda or auto")] = "cpu"
+    privacy_clip: Annotated[
+        float, Meta(ge=0.0, le=1e6, description="one-byte runs: most that one example's slope may count for; 0: any")
+    ] = 0.0
+    privacy_noise: Annotated[
+        float,
+        Meta(ge=0.0, le=1e6, description="with privacy_clip: noise in what is revealed, in units of it; 0: none"),
+    ] = 0.0
     store_max_bytes: Annotated[
         int, Meta(ge=MIB, le=2**60, description="disk space for models; the least recently used go first")
     ] = 10 * 1024 * MIB
@@ -69,6 +77,11 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     ] = "info"
     log_json: Annotated[bool, Meta(description="log lines as JSON")] = False
     psk: Annotated[str, Meta(description="swarm key file of a private network; empty: none")] = ""
+
+    @property
+    def privacy(self) -> Privacy | None:
+        """For one-byte training; None: bytes reveal what they reveal."""
+        return Privacy(example_clip=self.privacy_clip, sigma=self.privacy_noise) if self.privacy_noise else None
 
     def shard_of(self, seed: int) -> Shard:
         """`seed`: the run's, so that all its nodes cut alike."""
@@ -85,6 +98,7 @@ def load_config(path: Path, options: Mapping[str, Any] | None = None) -> Config:
     for key, value in (options or {}).items():
         if value is not None and value != ():
             config = _overlaid(config, key, value)
+    _check(config, _option)
     return config
 
 
@@ -128,7 +142,6 @@ def _overlaid(config: Config, key: str, value: Any) -> Config:  # noqa: ANN401 -
     except msgspec.ValidationError as error:
         text = str(error).partition(" - at ")[0].replace("`", "")
         raise OperatorError(f"{option} {value}: {text[:1].lower()}{text[1:]}") from error
-    _check(overlaid, _option)
     return overlaid
 
 
@@ -151,6 +164,8 @@ def _check(config: Config, named: Callable[[str], str]) -> None:
         raise OperatorError(f"{named('partition')} {config.partition}: expected iid, labels or dirichlet:ALPHA")
     if Role.OBSERVER in config.roles and len(config.roles) > 1:
         raise OperatorError(f"{named('roles')}: an observer only follows; leave the other roles out")
+    if (config.privacy_clip > 0) != (config.privacy_noise > 0):
+        raise OperatorError(f"{named('privacy_clip')}, {named('privacy_noise')}: give both or neither")
     if not config.http_token.isprintable():
         raise OperatorError(f"{named('http_token')}: expected printable characters only")
 

@@ -30,6 +30,7 @@ from gossipnode.lag import LoopLag
 from gossipnode.learn.config import LearnerConfig
 from gossipnode.net.libp2p.transport import ListenError, open_libp2p
 from gossipnode.node import Node, Run, State
+from gossipnode.recordlog import RecordLog
 from gossipnode.snapshot import snapshot
 from gossipnode.status.http import serve_status
 from gossipnode.status.report import LoopLag as LagStatus
@@ -40,6 +41,7 @@ from protocols.amendments import SignedManifest, present, sign
 from protocols.blobs import StoreFull
 from protocols.desk import Desk
 from protocols.learner import LearnerError
+from protocols.onebyte.journal import BadJournal
 from protocols.transport import Transport
 from sampling.peers import PeerId
 
@@ -123,12 +125,15 @@ class Daemon:
         signed = await self._known_manifest(tables)
         manifest = newrun.draft(tables, self._identity.peer) if signed is None else present(signed)
         task = manifest.task if signed is None else newrun.checked_task(manifest, self._config.task)
-        async with self._open_worker(LearnerConfig.of(manifest), task) as worker:
+        learner = LearnerConfig.of(manifest)
+        if signed is None:
+            learner = msgspec.structs.replace(learner, theta0=b"")  # it is this worker that makes it
+        async with self._open_worker(learner, task) as worker:
             if signed is None:
                 signed = await self._begin(tables, worker)
-            elif worker.model_bytes != manifest.model_bytes:
+            elif (size := worker.blob_bytes(manifest.protocol)) != manifest.model_bytes:
                 raise OperatorError(
-                    f"{task} makes models of {worker.model_bytes} bytes here, those of the run have "
+                    f"{task} makes models of {size} bytes here, those of the run have "
                     f"{manifest.model_bytes}: install the version of the task that the run was made with"
                 )
             journal = Journal(self._home.state, State)
@@ -180,6 +185,8 @@ class Daemon:
 
     def _learner_config(self, learner: LearnerConfig, task: str) -> LearnerConfig:
         config = self._config
+        if config.privacy is not None and learner.rules is None:
+            raise OperatorError("--privacy-noise: only one-byte runs (--protocol onebyte) have it; leave it out")
         return msgspec.structs.replace(
             learner,
             task=task,
@@ -188,6 +195,7 @@ class Daemon:
             store=str(self._home.store),
             threads=config.threads,
             device=config.device,
+            privacy=config.privacy,
         )
 
     async def _remembered(self, journal: Journal[State]) -> State:
@@ -218,16 +226,20 @@ class Daemon:
             await journal.save(state)
 
         self._worker = worker
-        self._node = Node(
-            run,
-            self._transport,
-            worker,
-            self._blobs,
-            self._identity.signer,
-            state=state,
-            save=save,
-            rng=random.Random(),  # jitter and choices of peers: no secret
-        )
+        try:
+            self._node = Node(
+                run,
+                self._transport,
+                worker,
+                self._blobs,
+                self._identity.signer,
+                state=state,
+                save=save,
+                log=RecordLog(self._home.chain),
+                rng=random.Random(),  # jitter and choices of peers: no secret
+            )
+        except (BadJournal, OSError) as error:
+            raise OperatorError(f"{self._home.chain}: {error}; restore it, or begin anew in another --home") from error
         self._node_made.set()
         return self._node
 
@@ -263,6 +275,7 @@ class Daemon:
             loop_lag=LagStatus(p50_ms=1e3 * lag.p50_s, p99_ms=1e3 * lag.p99_s, max_ms=1e3 * lag.max_s),
             rss_bytes=resident_bytes(os.getpid()) or 0,
             worker_rss_bytes=resident_bytes(worker) if worker else None,
+            epsilon=self._worker.spent() if self._worker else None,
         )
 
     def _store(self) -> StoreStatus:

@@ -4,7 +4,7 @@
     manifest.toml   the run, signed by its author          blobs/ partial/   models, by digest
     state/          the node's state: counter, view, newest model
     addresses.json  where the running node listens         lock          held while a node runs
-    privacy.json    private probes answered so far
+    privacy.json    private probes answered so far         chain.log     promises and blocks of one-byte training
 
 Everything is written whole; what is torn or edited is named in a log line and treated as absent, except the identity,
 the config and the manifest, which are the operator's and are refused.
@@ -57,6 +57,11 @@ class Home:
     @property
     def state(self) -> Path:
         return self.path / "state"
+
+    @property
+    def chain(self) -> Path:
+        """The journal of one-byte training."""
+        return self.path / "chain.log"
 
     @property
     def addresses(self) -> Path:

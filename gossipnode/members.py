@@ -15,14 +15,16 @@ from typing import Protocol
 
 import trio
 
+from gossipnode.checkers import head_of
 from gossipnode.journal import MemoryJournal
 from gossipnode.memoryblobs import MemoryBlobs
 from gossipnode.net.simulated import SimulatedNetwork, SimulatedTransport
 from gossipnode.node import Node, Run, State
+from gossipnode.recordlog import MemoryLog
 from gossipnode.simulated_log import whose
 from gossipnode.snapshot import snapshot
 from gossipnode.status.report import NodeStatus, Status, StoreStatus
-from protocols.learner import Learner
+from gossipnode.trainings import AnyLearner
 from protocols.messages import Aggregate
 from protocols.signatures import Signer
 from sampling.peers import PeerId
@@ -47,10 +49,11 @@ class Member:
 
     index: int
     signer: Signer
-    learner: Learner
+    learner: AnyLearner
     blobs: MemoryBlobs
     run: Run
     journal: MemoryJournal[State] = field(default_factory=lambda: MemoryJournal(State))
+    log: MemoryLog = field(default_factory=MemoryLog)  # of the chain
     lives: list[Life] = field(default_factory=list)
     alive: bool = False
     gone: bool = False  # it has left or was killed, and is not back
@@ -74,7 +77,7 @@ class Member:
 
     def done(self) -> bool:
         """It holds and has evaluated the last model."""
-        head, learning = self.node.protocol.head, self.node.learning
+        head, learning = head_of(self.node), self.node.learning
         evaluated = bool(learning and learning.evaluated_round == head.known.round)
         return head.finished and head.held == head.known and evaluated
 
@@ -112,6 +115,7 @@ async def live(
                 member.signer,
                 state=member.journal.load() or State(),
                 save=member.journal.save,
+                log=member.log,
                 rng=random.Random(life_seed),
             )
             member.lives.append(Life(node, transport, scope, trio.current_time()))
@@ -129,9 +133,10 @@ async def _answer(name: str, node: Node, sender: PeerId, frame: bytes) -> bytes:
 
 
 async def _follow(member: Member, node: Node, learnt: Learnt) -> None:
-    known = node.protocol.head.known
+    head = head_of(node)
+    known = head.known
     while True:
-        known = await node.protocol.head.known_other_than(known)
+        known = await head.known_other_than(known)
         learnt(member, known)
 
 

@@ -121,7 +121,7 @@ def draft(tables: Mapping[str, Any], author: PeerId, found: TaskInfo | None = No
         "author": author,
         "task_source": found.source if found else task_source(task),
         "theta0": found.theta0.hex() if found else "0" * 2 * DIGEST_BYTES,
-        "model_bytes": found.model_bytes if found else 1,
+        "model_bytes": found.blob_bytes(str(tables.get("protocol", "modest"))) if found else 1,
     }
     try:
         return validated({"name": task, "protocol": "modest", **tables, **own})

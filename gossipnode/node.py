@@ -16,25 +16,28 @@ import msgspec
 import trio
 
 from gossipnode.status.report import HISTORY_ROUNDS, Learning, RoundStatus
+from gossipnode.trainings import AnyLearner, Ears, Finished, make
 from protocols import limits, wire
 from protocols.backoff import Backoff
 from protocols.blobs import Blobs
 from protocols.desk import Desk
 from protocols.exchange import ModelExchange
-from protocols.head import Parts, theta0
-from protocols.learner import Evaluation, Learner
+from protocols.head import Parts
+from protocols.learner import Evaluation
 from protocols.manifest import Manifest
 from protocols.membership import Membership
 from protocols.messages import Aggregate, AskManifest, ManifestIs, Refused
-from protocols.modest import Hooks, Modest
+from protocols.onebyte.journal import Log
 from protocols.rates import Grant, Rates
 from protocols.signatures import Signer
+from protocols.training import Training
 from protocols.transport import Transport
 from sampling.admission import Rules
 from sampling.patience import Patience
-from sampling.peers import PeerId, Role, Round
+from sampling.peers import PeerId, Role
 from sampling.sampler import Sampler
 from sampling.view import Delta, View
+from verify.digest import Digest
 from verify.standing import Offence, OffenceKind, Past, Standing
 
 log = logging.getLogger(__name__)
@@ -49,6 +52,14 @@ FAULTS = {  # what the transport reports of a peer, as an offence
 }
 
 
+class Hashed(msgspec.Struct, frozen=True, kw_only=True):
+    """A of one-byte training, as this node once had it."""
+
+    height: int
+    block: bytes
+    model: bytes
+
+
 class State(msgspec.Struct, frozen=True, kw_only=True):
     """What a node must find again after a crash; the blob that `held` names is in the store."""
 
@@ -56,6 +67,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     held: Aggregate | None = None
     view: Delta = Delta()
     past: Past = Past()  # of the peers' standing
+    hashed: Hashed | None = None  # the last time: for `gossipnode chain verify` to compare
 
 
 Save = Callable[[State], Awaitable[None]]
@@ -78,14 +90,16 @@ class Node:
         self,
         run: Run,
         transport: Transport,
-        learner: Learner,
+        learner: AnyLearner,
         blobs: Blobs,
         signer: Signer,
         *,
         state: State,
         save: Save,
+        log: Log,
         rng: random.Random,
     ) -> None:
+        """`log`: of the chain, if the run has one. Raises BadJournal."""
         self.run_info = run
         self.standing = Standing(state.past)
         self.history: deque[RoundStatus] = deque(maxlen=HISTORY_ROUNDS)
@@ -103,18 +117,28 @@ class Node:
         self._transport = transport
         self._save = save
         self._state = state
+        self._hashed = state.hashed
         self._saving = trio.Lock()
         self._round_began_at: float | None = None
         self._traffic_before = 0
         self.parts = self._build(run, transport, learner, blobs, signer, rng)
-        start = state.held or theta0(run.manifest)
-        hooks = Hooks(began=self._began, held=self._checkpoint, learnt=self._learnt, evaluated=self._evaluated)
-        self.protocol = Modest(self.parts, start, hooks, run.evaluate_every)
         self._nursery: trio.Nursery | None = None
+        made = make(
+            self.parts,
+            learner,
+            signer,
+            log,
+            ears=Ears(self._began, self.save, self._save_soon, self._learnt, self._evaluated, self._hash),
+            held=state.held,
+            trains=Role.TRAINER in run.roles,
+            evaluate_every=run.evaluate_every,
+        )
+        self.protocol: Training = made.training
+        self._beside = made.beside
         self._answering: dict[trio.CancelScope, None] = {}  # in order, so that a simulation can be repeated
 
     def _build(
-        self, run: Run, transport: Transport, learner: Learner, blobs: Blobs, signer: Signer, rng: random.Random
+        self, run: Run, transport: Transport, learner: AnyLearner, blobs: Blobs, signer: Signer, rng: random.Random
     ) -> Parts:
         manifest = run.manifest
         rules = rules_of(manifest)
@@ -145,7 +169,7 @@ class Node:
     async def run(self) -> None:
         """Until cancelled."""
         membership, desk = self.parts.membership, self.parts.desk
-        membership.advance(self.protocol.head.known.round)
+        membership.advance(self.protocol.clock)
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             nursery.start_soon(self._until_over)
@@ -157,6 +181,8 @@ class Node:
             await self._join()
             nursery.start_soon(self._stay_joined)
             nursery.start_soon(self.protocol.run)
+            for task in self._beside:
+                nursery.start_soon(task)
             self.joined.set()
 
     async def answer(self, sender: PeerId, frame: bytes) -> bytes:
@@ -201,6 +227,7 @@ class Node:
 
     async def leave(self) -> None:
         """Say goodbye and save; quick, for the operator waits."""
+        await self.protocol.leave()
         self.parts.membership.prepare()
         await self.save()
         await self.parts.membership.leave()
@@ -215,14 +242,22 @@ class Node:
                 self.checkpoint_error = str(error)
                 return log.error("the checkpoint could not be saved: %s", error)
             self.checkpoint_error = None
-            self.checkpoint_round = state.held.round if state.held else None
+            self.checkpoint_round = state.held.round if state.held else self._certified()
         return None
+
+    def _save_soon(self) -> None:
+        if self._nursery is not None:
+            self._nursery.start_soon(self.save)
+
+    def _certified(self) -> int | None:
+        """A chain's journal begins there."""
+        return None if self.protocol.chain is None else self.protocol.chain.certified_height
 
     def _state_now(self) -> State:
         membership = self.parts.membership
-        held = self.protocol.head.held or self._state.held
+        held = self.protocol.held or self._state.held
         view, _ = membership.view.delta(-1, limits.VIEW_PEERS)
-        return State(counter=membership.counter, held=held, view=view, past=self.standing.past())
+        return State(counter=membership.counter, held=held, view=view, past=self.standing.past(), hashed=self._hashed)
 
     # -- what the parts tell us ---------------------------------------------------------------------------------------
 
@@ -259,30 +294,35 @@ class Node:
     def _began(self) -> None:
         self._round_began_at, self._traffic_before = trio.current_time(), self._wire()
 
-    async def _checkpoint(self, held: Aggregate) -> None:
-        await self.save()
-
-    def _learnt(self, aggregate: Aggregate) -> None:
+    def _learnt(self, finished: Finished) -> None:
         now, wire = trio.current_time(), self._wire()
         began, self._round_began_at = self._round_began_at, now
         used, self._traffic_before = wire - self._traffic_before, wire
         entry = RoundStatus(
-            round=aggregate.round,
-            trainers=[each.trainer for each in aggregate.inputs],
-            aggregators=list(aggregate.aggregators),
-            digest=aggregate.model.hex(),
+            round=finished.round,
+            trainers=list(finished.trainers),
+            aggregators=list(finished.aggregators),
+            digest=finished.digest.hex(),
             seconds=0.0 if began is None else now - began,
             bytes=used,
         )
         self.history.append(entry)
-        log.info("round %d: %d models merged", entry.round, len(entry.trainers))
+        if self.protocol.chain is None:
+            log.info("round %d: %d models merged", entry.round, len(entry.trainers))
+        else:  # there are many more steps than rounds
+            log.debug("step %d: the bytes of %d count", entry.round, len(entry.trainers))
 
-    def _evaluated(self, round: Round, found: Evaluation) -> None:
+    def _evaluated(self, round: int, found: Evaluation) -> None:
         self.learning = Learning(loss=found.loss, accuracy=found.accuracy, samples=found.samples, evaluated_round=round)
-        log.info("round %d: accuracy %.4f, loss %.4f", round, found.accuracy, found.loss)
-        for index, entry in enumerate(self.history):
-            if entry.round == round:
-                self.history[index] = msgspec.structs.replace(entry, accuracy=found.accuracy)
+        unit = "round" if self.protocol.chain is None else "step"
+        log.info("%s %d: accuracy %.4f, loss %.4f", unit, round, found.accuracy, found.loss)
+        for index in range(len(self.history) - 1, -1, -1):
+            if self.history[index].round == round:
+                self.history[index] = msgspec.structs.replace(self.history[index], accuracy=found.accuracy)
+                break
+
+    def _hash(self, height: int, block: Digest, model: Digest) -> None:
+        self._hashed = Hashed(height=height, block=block, model=model)
 
     def _wire(self) -> int:
         traffic = self._transport.traffic()

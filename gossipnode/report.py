@@ -1,8 +1,9 @@
 """The report of a run: the same keys whether real processes or a simulated swarm took part, and whatever the protocol.
 
 `minimum_per_round` is what the rounds themselves cannot do without: each trainer's model to each aggregator, and the
-aggregate to each trainer of the next round, where sender and receiver are different nodes. Everything else (handshakes,
-views, gossip, framing, encryption, what nodes outside the committee fetch) is overhead and shows in `ratio`.
+aggregate to each trainer of the next round, where sender and receiver are different nodes; in one-byte training, each
+scalar's byte to each other node. Everything else (handshakes, views, gossip, framing, encryption, what nodes outside
+the committee fetch) is overhead and shows in `ratio`.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ class Bytes(msgspec.Struct, frozen=True, kw_only=True):
     per_round: float  # wire bytes of an average round after the first
     minimum_per_round: float
     ratio: float  # per_round / minimum_per_round
+    scalars: int | None = None  # one-byte training: projected gradients that all nodes published, a byte each
+    per_scalar: float | None = None  # wire_total for each of them
 
 
 class Digests(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,10 +99,17 @@ def summary(report: Report) -> list[str]:
         f"rounds            {report.rounds} in {report.seconds:.1f} s, {report.seconds_per_round:.2f} s each (median)",
         f"accuracy          mean {accuracy.mean:.4f}, min {accuracy.min:.4f}, max {accuracy.max:.4f}",
         *central,
+        *_scalars(data),
         f"traffic           {data.wire_total / 1e6:.1f} MB in all; {data.per_round / 1e6:.3f} MB a round{ratio}",
         f"models            {digests.agreeing} of {report.nodes} nodes hold the same, {digests.distinct} distinct",
         f"offences          {len(report.offences)}",
     ]
+
+
+def _scalars(data: Bytes) -> list[str]:
+    if data.scalars is None or data.per_scalar is None:
+        return []
+    return [f"scalars           {data.scalars}, {data.per_scalar:.1f} bytes on the wire for each"]
 
 
 def agreed(report: Report) -> bool:
@@ -142,8 +152,15 @@ def _bytes(statuses: Sequence[Status], rounds: Mapping[int, RoundStatus], model_
     later = [each.bytes for status in statuses for each in status.history if each.round > 1]
     per_round = sum(later) / 2 / max(1, len(rounds) - 1)  # each byte was sent by one node and received by another
     minimum = statistics.fmean(_transfers(rounds)) * model_bytes if len(rounds) > 1 else 0.0
+    wire_total = sum(status.traffic.wire_sent for status in statuses)
+    chains = [status.chain for status in statuses if status.chain is not None]
+    scalars = sum(chain.scalars_sent for chain in chains)
+    if chains:
+        minimum = scalars * (len(statuses) - 1) / max(1, len(rounds))
     return Bytes(
-        wire_total=sum(status.traffic.wire_sent for status in statuses),
+        wire_total=wire_total,
+        scalars=scalars if chains else None,
+        per_scalar=wire_total / scalars if scalars else None,
         model_payload=sum(status.traffic.blob_sent for status in statuses),
         per_round=per_round,
         minimum_per_round=minimum,

@@ -16,7 +16,7 @@ from typing import Any
 
 import trio
 
-from gossipnode.checkers import Belief, Checks, Finding, Seen, World, all_checkers
+from gossipnode.checkers import Belief, Checks, Finding, Seen, World, all_checkers, head_of
 from gossipnode.compute.inline import InlineSwarm
 from gossipnode.compute.process import TaskInfo
 from gossipnode.curves import Point
@@ -170,7 +170,9 @@ class Swarm:
         theta0 = await self._compute.learner(self._shard(0), blobs).initial()
         size = blobs.size(theta0)
         assert size is not None
-        found = TaskInfo(0, size, 0, theta0, task_source(str(self.scenario.tables["task"])))
+        found = TaskInfo(
+            0, size, 0, theta0, task_source(str(self.scenario.tables["task"])), self._compute.engine.sum_bytes
+        )
         return sign(draft(self.scenario.tables, author.peer, found), author)
 
     # -- looking on ---------------------------------------------------------------------------------------------------
@@ -201,7 +203,7 @@ class Swarm:
             await trio.sleep(TICK_S)
 
     def _agreed(self, living: Sequence[Member]) -> bool:
-        return len({member.node.protocol.head.known.model for member in living}) <= 1
+        return len({head_of(member.node).known.model for member in living}) <= 1
 
     def _settled(self, now_s: float) -> bool:
         """Those who still disagree have had their time."""

@@ -7,12 +7,12 @@ import msgspec
 from gossipnode.node import Node
 from gossipnode.status.report import (
     OFFENCES_SHOWN,
+    ChainStatus,
     Committee,
     NodeStatus,
     OffenceStatus,
     PeerStatus,
     ProgressStatus,
-    RunState,
     RunStatus,
     Status,
     StoreStatus,
@@ -29,6 +29,7 @@ def snapshot(node: Node, process: NodeStatus, store: StoreStatus) -> Status:
         node=process,
         run=run_status(node),
         progress=progress(node),
+        chain=chain_status(node),
         peers=peers(node),
         view=view_status(node),
         traffic=traffic_status(node.parts.desk.transport.traffic()),
@@ -47,35 +48,43 @@ def run_status(node: Node) -> RunStatus:
         name=run.manifest.name,
         protocol=run.manifest.protocol,
         task=run.manifest.task,
-        rounds=run.manifest.rounds,
+        rounds=run.manifest.onebyte.steps if run.manifest.protocol == "onebyte" else run.manifest.rounds,
         manifest=msgspec.to_builtins(run.manifest),
     )
 
 
 def progress(node: Node) -> ProgressStatus:
-    head = node.protocol.head
-    last = node.history[-1] if node.history else None
+    protocol, committee = node.protocol, node.protocol.committee
     return ProgressStatus(
-        round=head.known.round,
-        state=run_state(node),
-        head=head.held.model.hex() if head.held else None,
-        committee=Committee(trainers=last.trainers, aggregators=last.aggregators) if last else Committee(),
-        last_round_s=last.seconds if last else None,
+        round=protocol.round,
+        state=protocol.state,
+        head=protocol.model.hex() if protocol.model else None,
+        committee=Committee(trainers=list(committee.trainers), aggregators=list(committee.aggregators)),
+        last_round_s=node.history[-1].seconds if node.history else None,
         learning=node.learning,
     )
 
 
-def run_state(node: Node) -> RunState:
-    protocol, head = node.protocol, node.protocol.head
-    if head.finished:
-        return "finished" if head.held == head.known else "idle"
-    if protocol.stalled:
-        return "stalled"
-    if protocol.trainer.training:
-        return "training"
-    if protocol.aggregator is not None and protocol.aggregator.busy:
-        return "aggregating"
-    return "idle" if head.known.round else "waiting"
+def chain_status(node: Node) -> ChainStatus | None:
+    figures = node.protocol.chain
+    if figures is None:
+        return None
+    sent, scalars = node.parts.desk.transport.traffic().wire_sent, figures.scalars_sent
+    return ChainStatus(
+        height=figures.height,
+        certified_height=figures.certified_height,
+        final=figures.final,
+        members=figures.members,
+        is_member=figures.is_member,
+        dormant=figures.dormant,
+        expelled=figures.expelled,
+        scalars_sent=scalars,
+        bytes_sent=figures.bytes_sent,
+        bytes_per_scalar=figures.bytes_sent / scalars if scalars else None,
+        wire_per_scalar=sent / scalars if scalars else None,
+        reorganisations=figures.reorganisations,
+        dropped_branch=figures.dropped,
+    )
 
 
 def peers(node: Node) -> list[PeerStatus]:
@@ -129,18 +138,7 @@ def warnings(node: Node) -> list[str]:
     membership = node.parts.membership
     if not membership.rules.admits(membership.me):
         found.append("this run's allow-list does not name this node: its author has to add the peer id")
-    failure = node.protocol.trainer.failure
-    if failure:
-        found.append(f"the task fails: {failure}")
-    if node.protocol.evaluation_failure:
-        found.append(f"the model cannot be evaluated: {node.protocol.evaluation_failure}")
-    if node.protocol.stalled:
-        found.append(f"no round has finished for several deadlines{'' if failure else ': too few peers answer'}")
-    if (dropped := node.protocol.head.dropped) is not None:
-        left, better = dropped
-        found.append(
-            f"round {left.round}: {left.model.hex()[:8]} was dropped for the better branch {better.model.hex()[:8]}"
-        )
+    found += node.protocol.troubles
     if node.checkpoint_error:
         found.append(f"checkpoints cannot be saved: {node.checkpoint_error}")
     return found

@@ -16,8 +16,15 @@ from gossipnode.identity import create_identity, load_identity
 from gossipnode.log import set_up_log
 from gossipnode.newrun import Tables, draft, merged, require_draft, require_same, settings_tables
 from gossipnode.toml import load_manifest, read_tables
+from protocols.amendments import present
 
-NEW_RUN = ("protocol", "rounds", "manifest", "settings")  # options about a run to begin; all others are the node's own
+NEW_RUN = (
+    "protocol",
+    "rounds",
+    "steps",
+    "manifest",
+    "settings",
+)  # options about a run to begin; all others are the node's own
 
 
 def init_home(path: Path) -> str:
@@ -45,9 +52,13 @@ def start_node(path: Path, options: Mapping[str, Any]) -> None:
         identity = load_identity(home.identity) if home.identity.exists() else create_identity(home.identity)
         # What is wrong with what was said of the run is told before anything is started.
         if home.manifest.exists():
-            require_same(tables, load_manifest(home.manifest), f"the home {home.path}")
+            signed = load_manifest(home.manifest)
+            require_same(tables, signed, f"the home {home.path}")
+            _require_unit(options, present(signed).protocol)
         elif not config.peers:
-            draft(tables, identity.peer)
+            _require_unit(options, draft(tables, identity.peer).protocol)
+        elif (protocol := tables.get("protocol")) is not None:
+            _require_unit(options, str(protocol))
         try:
             trio.run(run_daemon, home, config, tables)
         except* OperatorError as errors:
@@ -72,10 +83,20 @@ def _plain(value: object) -> object:
 def _draft(options: Mapping[str, Any], config: Config) -> Tables:
     file = read_tables(options["manifest"]) if options["manifest"] else {}
     given = {key: options[key] for key in ("protocol", "rounds") if options[key] is not None}
+    steps = {"onebyte": {"steps": options["steps"]}} if options.get("steps") else {}
     task = {"task": config.task} if config.task else {}
-    tables = merged(file, task, given, settings_tables(options["settings"]))
+    tables = merged(file, task, given, steps, settings_tables(options["settings"]))
     require_draft(tables)
     return tables
+
+
+def _require_unit(options: Mapping[str, Any], protocol: str) -> None:
+    """One protocol counts rounds, the other steps. Raises OperatorError."""
+    rounds, steps = options.get("rounds"), options.get("steps")
+    if protocol == "onebyte" and rounds is not None:
+        raise OperatorError(f"--rounds {rounds}: one-byte runs count steps: give --steps instead")
+    if protocol != "onebyte" and steps is not None:
+        raise OperatorError(f"--steps {steps}: {protocol} runs count rounds: give --rounds, or --protocol onebyte")
 
 
 def _first(errors: BaseExceptionGroup[BaseException]) -> OperatorError:

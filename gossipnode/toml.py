@@ -22,7 +22,8 @@ from gossipnode.errors import OperatorError, reason
 from gossipnode.files import write_whole
 from protocols.amendments import Amendment, SignedManifest, Value, open_signed, present
 from protocols.limits import MANIFEST_BYTES
-from protocols.manifest import BadManifest, Manifest, Section, canonical, open_manifest, plain, validated
+from protocols.manifest import BadManifest, Manifest, canonical, open_manifest, plain, validated
+from protocols.section import Section
 
 T = TypeVar("T", bound=msgspec.Struct)
 

@@ -8,6 +8,7 @@ nothing of them is kept).
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
@@ -53,6 +54,12 @@ class ModelExchange:
         self._kept: dict[str, frozenset[Digest]] = {}
         self._usual = Usual()
         self._under_way: dict[Digest, trio.Event] = {}  # later callers wait for the first
+
+    def of_size(self, size: int) -> ModelExchange:
+        """The same for blobs of another size: what either keeps is kept."""
+        other = copy.copy(self)
+        other._size, other._under_way = size, {}
+        return other
 
     def keep(self, owner: str, digests: Iterable[Digest]) -> None:
         """These blobs must not be evicted while `owner` has use for them; replaces what it kept before."""

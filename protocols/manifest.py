@@ -16,6 +16,8 @@ import msgspec
 from msgspec import Meta
 
 from protocols import limits
+from protocols.chain import rules as chain
+from protocols.section import Section
 from protocols.signatures import public_key_of
 from sampling.peers import PeerId
 from verify.digest import digest_of
@@ -35,10 +37,6 @@ class BadManifest(Exception):
     def __init__(self, text: str) -> None:
         line = "".join(letter if letter.isprintable() else "?" for letter in text[:_LINE_CHARS])
         super().__init__(line)  # it may quote what a peer sent
-
-
-class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A table of the manifest. Unknown keys are errors: a typo must not silently mean the default."""
 
 
 class Training(Section, frozen=True, kw_only=True):
@@ -92,7 +90,10 @@ class Manifest(Section, frozen=True, kw_only=True):
 
     version: Annotated[Literal[1], Meta(description="version of this format")] = 1
     name: Annotated[str, Meta(min_length=1, max_length=64, description="name of the run, for people")]
-    protocol: Annotated[Literal["modest"], Meta(description="how peers train together")]
+    protocol: Annotated[
+        Literal["modest", "onebyte"],
+        Meta(description="how peers train together: modest (whole models) or onebyte (one byte a gradient)"),
+    ]
     task: Annotated[
         str, Meta(min_length=1, max_length=200, description="name of a built-in task, or package.module:attribute")
     ]
@@ -102,7 +103,14 @@ class Manifest(Section, frozen=True, kw_only=True):
     author: Annotated[PeerId, Meta(description="peer id whose key signs this and every amendment")]
     seed: Annotated[int, Meta(ge=0, le=2**62, description="seed of theta0 and of every batch order")] = 0
     theta0: Annotated[str, Meta(pattern="^[0-9a-f]{64}$", description="BLAKE2b-256 of the initial model's blob")]
-    model_bytes: Annotated[int, Meta(ge=1, le=limits.BLOB_BYTES, description="size of every model blob of this run")]
+    model_bytes: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=limits.BLOB_BYTES,
+            description="size of every blob that peers of this run fetch: a model, or the sum A of one-byte training",
+        ),
+    ]
     encoding: Annotated[
         Literal["float32", "bfloat16", "int8"], Meta(description="of model values: float32, bfloat16 or int8")
     ] = "float32"
@@ -114,6 +122,7 @@ class Manifest(Section, frozen=True, kw_only=True):
     modest: Modest = Modest()
     timing: Timing = Timing()
     admission: Admission = Admission()
+    onebyte: chain.Rules = chain.Rules()
 
 
 def canonical(manifest: Manifest) -> bytes:
@@ -179,6 +188,8 @@ def _faults(manifest: Manifest) -> Iterator[str]:
     if timing.round_floor_s > timing.round_ceiling_s:
         yield "timing.round_floor_s: above timing.round_ceiling_s"
     yield from _admission_faults(admission, manifest.start_peers)
+    if manifest.protocol == "onebyte":
+        yield from _chain_faults(manifest)
     for key, peer in (("author", manifest.author), *(("admission.allow", peer) for peer in admission.allow)):
         if public_key_of(peer) is None:
             yield f"{key}: {peer[:60]!a} is not the id of an Ed25519 key (12D3KooW...)"
@@ -191,6 +202,20 @@ def _admission_faults(admission: Admission, start_peers: int) -> Iterator[str]:
         yield "admission.allow: names a peer twice"
     if admission.mode == "allow" and start_peers > len(admission.allow):
         yield f"start_peers: {start_peers} can never be known, admission.allow names only {len(admission.allow)}"
+
+
+def chain_rules(manifest: Manifest) -> chain.Rules:
+    """Without founders it is the author who founds the run, and the others join."""
+    founders = manifest.onebyte.founders or (manifest.author,)
+    return msgspec.structs.replace(manifest.onebyte, founders=founders)
+
+
+def _chain_faults(manifest: Manifest) -> Iterator[str]:
+    yield from chain.faults(chain_rules(manifest))
+    if manifest.admission.mode == "allow":
+        for peer in manifest.onebyte.founders:
+            if peer not in manifest.admission.allow:
+                yield f"onebyte.founders: {peer} is not in admission.allow"
 
 
 def _values(section: Section) -> list[Any]:

@@ -12,23 +12,12 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from protocols import limits
-from sampling.peers import PeerId, Round
+from protocols.fields import Bucket, Bytes32, Message, Peer, Peers, RoundNumber, Run, Version
+from protocols.onebyte.messages import AskChain, AskSnapshot, ChainIs, NewBlock, NewChange, NewEntry, SnapshotIs
 from sampling.view import Delta, Registration
-from verify.digest import DIGEST_BYTES, Digest
+from verify.digest import DIGEST_BYTES
 
 WIRE_VERSION = 1
-
-RoundNumber = Annotated[Round, Meta(ge=0, le=limits.ROUND)]
-Bytes32 = Annotated[Digest, Meta(min_length=DIGEST_BYTES, max_length=DIGEST_BYTES)]
-Version = Annotated[int, Meta(ge=0, le=2**62)]
-Bucket = Annotated[int, Meta(ge=0, lt=limits.BUCKETS)]
-Run = Annotated[bytes, Meta(max_length=DIGEST_BYTES)]
-Peer = Annotated[PeerId, Meta(max_length=limits.PEER_CHARS)]
-Peers = Annotated[tuple[Peer, ...], Meta(max_length=limits.COMMITTEE)]
-
-
-class Message(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """Base of all: an array on the wire, unknown trailing fields refused."""
 
 
 # -- membership: anyone to anyone -------------------------------------------------------------------------------------
@@ -236,6 +225,19 @@ AnyMessage = (
     | AskHead
     | HeadIs
     | Unable
+    | NewEntry
+    | NewBlock
+    | NewChange
+    | AskChain
+    | ChainIs
+    | AskSnapshot
+    | SnapshotIs
 )
 
-GOSSIP = (Registered, HeadIs)  # what may be published; everything else is asked or answered
+GOSSIP = (
+    Registered,
+    HeadIs,
+    NewEntry,
+    NewBlock,
+    NewChange,
+)  # what may be published; everything else is asked or answered

@@ -33,8 +33,10 @@ from protocols.messages import (
     Settled,
 )
 from protocols.trainer import Assignment, Trainer
+from protocols.training import ChainFigures, Committee, Phase
 from sampling.patience import Patience
 from sampling.peers import PeerId, Round
+from verify.digest import Digest, short
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +86,70 @@ class Modest:
             nursery.start_soon(self._follow)
             nursery.start_soon(self._evaluate)
             nursery.start_soon(self._watch)
+
+    async def leave(self) -> None:
+        """Membership's goodbye says it all."""
+
+    # -- what the node is shown ---------------------------------------------------------------------------------------
+
+    @property
+    def round(self) -> Round:
+        return self.head.known.round
+
+    @property
+    def clock(self) -> Round:
+        return self.head.known.round
+
+    @property
+    def finished(self) -> bool:
+        return self.head.finished
+
+    @property
+    def state(self) -> Phase:
+        head = self.head
+        if head.finished:
+            return "finished" if head.held == head.known else "idle"
+        if self.stalled:
+            return "stalled"
+        if self.trainer.training:
+            return "training"
+        if self.aggregator is not None and self.aggregator.busy:
+            return "aggregating"
+        return "idle" if head.known.round else "waiting"
+
+    @property
+    def committee(self) -> Committee:
+        """Of the newest aggregate."""
+        known = self.head.known
+        return Committee(tuple(each.trainer for each in known.inputs), tuple(known.aggregators))
+
+    @property
+    def model(self) -> Digest | None:
+        return self.head.held.model if self.head.held else None
+
+    @property
+    def held(self) -> Aggregate | None:
+        return self.head.held
+
+    @property
+    def chain(self) -> ChainFigures | None:
+        return None
+
+    @property
+    def troubles(self) -> list[str]:
+        found, failure = [], self.trainer.failure
+        if failure:
+            found.append(f"the task fails: {failure}")
+        if self.evaluation_failure:
+            found.append(f"the model cannot be evaluated: {self.evaluation_failure}")
+        if self.stalled:
+            found.append(f"no round has finished for several deadlines{'' if failure else ': too few peers answer'}")
+        if self.head.dropped is not None:
+            left, better = self.head.dropped
+            found.append(
+                f"round {left.round}: {short(left.model)} was dropped for the better branch {short(better.model)}"
+            )
+        return found
 
     # -- what others tell and ask -------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Writes tests/golden/ranking.json, wire.json, manifest.json, chain.json and spsa.json anew. Run it when a format is
+"""Writes ranking.json, wire.json, manifest.json, chain.json and spsa.json of tests/golden anew. Run it when a format is
 changed on purpose, never to make a test pass: peers of the old and the new version will not understand each other, so
 WIRE_VERSION changes with it.
 """
@@ -19,7 +19,7 @@ from protocols.amendments import amend, present, sign
 from protocols.chain import messages as chain
 from protocols.chain.checkpoints import digest_of_state
 from protocols.chain.draws import HashChain, drawn, first_beacon, genesis, next_beacon, seed64, slice_of, updates_of
-from protocols.chain.messages import Entry, Head, Here, Join, Leave, Signed, Vote
+from protocols.chain.messages import Block, Changes, Entry, Head, Here, Join, Leave, Signed, TwoEntries, TwoHeads, Vote
 from protocols.chain.rules import Rules
 from protocols.chain.state import initial
 from protocols.manifest import Manifest, canonical, run_id, validated
@@ -50,6 +50,18 @@ from protocols.messages import (
     Unable,
     Welcome,
 )
+from protocols.onebyte.messages import (
+    AskChain,
+    AskSnapshot,
+    Body,
+    ChainIs,
+    Lacking,
+    NewBlock,
+    NewChange,
+    NewEntry,
+    SnapshotIs,
+    Whole,
+)
 from protocols.signatures import Signer
 from sampling.peers import PeerId, Role, Round
 from sampling.ranking import rank, ticket
@@ -74,6 +86,11 @@ DELTA = Delta((REGISTRATION,), ((PEERS[0], Round(70_001)), (PEERS[1], Round(3)))
 INPUTS = (Input(PEERS[0], MODELS[0], 120), Input(PEERS[1], MODELS[1], 1))
 AGGREGATE = Aggregate(Round(9), MODELS[2], MODELS[3], INPUTS, (PEERS[2],))
 THETA0 = Aggregate(Round(0), MODELS[0], Digest(b""), (), ())
+ENTRY = Entry(9, MODELS[0], b"\x01\xff\x00\x7f", Vote(0, 8, MODELS[1]), PEERS[0], bytes(range(64)))
+HEAD = Head(MODELS[0], 70_000, 3, bytes(32), (0, 8, 15), MODELS[1], MODELS[2], PEERS[0], bytes(range(64)))
+JOIN, LEAVE = Join(7, MODELS[0], PEERS[0], bytes(64)), Leave(2**40, PEERS[0], bytes(64))
+HERE = Here(0, PEERS[0], bytes(64))
+BLOCK = Block(HEAD, Changes((JOIN,), (LEAVE,), (HERE,), (TwoEntries(ENTRY, ENTRY), TwoHeads(HEAD, HEAD))))
 
 MESSAGES: dict[str, AnyMessage] = {
     "hello": Hello(RUN, Round(9)),
@@ -100,6 +117,16 @@ MESSAGES: dict[str, AnyMessage] = {
     "unable": Unable(Round(9)),
     "ask head": AskHead(),
     "head is": HeadIs(THETA0),
+    "new entry": NewEntry(ENTRY),
+    "new block": NewBlock(BLOCK),
+    "new change, join": NewChange(JOIN),
+    "new change, leave": NewChange(LEAVE),
+    "new change, here": NewChange(HERE),
+    "ask chain": AskChain((MODELS[0], MODELS[1]), (bytes(8),), (MODELS[2],), (Lacking(MODELS[3], (0, 127)),), True),
+    "chain is": ChainIs(MODELS[0], 8, 2**40, (Whole(BLOCK, (ENTRY,)),), (Body(MODELS[1], (ENTRY,)),), (ENTRY,), True),
+    "ask snapshot": AskSnapshot(),
+    "ask snapshot further": AskSnapshot(MODELS[0], 131_072),
+    "snapshot is": SnapshotIs(MODELS[0], 3, b"abc"),
 }
 
 
@@ -150,6 +177,41 @@ def manifest_vectors() -> dict[str, Any]:
     }
 
 
+def spsa_vectors() -> dict[str, Any]:
+    """By the definition in `signs`, in 64 bits and one term after the other: no kernel has a part in it."""
+    updates = 1000
+    seeds = [_seed(f"gossipnode golden {i}") for i in range(updates)]
+    coefficients = [(37 * i % 255 - 127) * (i % 5 + 1) for i in range(updates)]
+    sums = {}
+    for length in (1, 63, 64, 65, 4810, 16_385, 100_003):
+        total = reference_sum(np.array(seeds, dtype=np.uint64), np.array(coefficients, dtype=np.int64), length)
+        assert np.abs(total).max() < 2**31
+        sums[str(length)] = digest_of(total.astype("<i4").tobytes()).hex()
+    return {
+        "seeds": "number I is the little-endian BLAKE2b-64 of 'gossipnode golden I'",
+        "coefficients": "number I is (37 I mod 255 - 127) (I mod 5 + 1)",
+        "streams": [
+            {
+                "seed": str(seed),
+                "words": [f"{word:016x}" for word in words(seed, 0, 4).tolist()],
+                "words from 2^40": [f"{word:016x}" for word in words(seed, 2**40, 2).tolist()],
+                "signs": "".join("+" if sign > 0 else "-" for sign in signs(seed, 80)),
+            }
+            for seed in (0, 1_234_567, 2**63, 2**64 - 1, seeds[0])
+        ],
+        "updates": {
+            "seeds": [str(seed) for seed in seeds[:3]],
+            "coefficients": coefficients[:8],
+            "count": updates,
+            "digest of A by length": sums,
+        },
+    }
+
+
+def _seed(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
 def chain_vectors() -> dict[str, Any]:
     signers = [Signer.from_seed(bytes([number] * 32)) for number in range(5)]
     peers = tuple(signer.peer for signer in signers)
@@ -186,48 +248,13 @@ def _signed(signed: Signed) -> dict[str, str]:
     }
 
 
-def spsa_vectors() -> dict[str, Any]:
-    """By the definition in `signs`, in 64 bits and one term after the other: no kernel has a part in it."""
-    updates = 1000
-    seeds = [_seed(f"gossipnode golden {i}") for i in range(updates)]
-    coefficients = [(37 * i % 255 - 127) * (i % 5 + 1) for i in range(updates)]
-    sums = {}
-    for length in (1, 63, 64, 65, 4810, 16_385, 100_003):
-        total = reference_sum(np.array(seeds, dtype=np.uint64), np.array(coefficients, dtype=np.int64), length)
-        assert np.abs(total).max() < 2**31
-        sums[str(length)] = digest_of(total.astype("<i4").tobytes()).hex()
-    return {
-        "seeds": "number I is the little-endian BLAKE2b-64 of 'gossipnode golden I'",
-        "coefficients": "number I is (37 I mod 255 - 127) (I mod 5 + 1)",
-        "streams": [
-            {
-                "seed": str(seed),
-                "words": [f"{word:016x}" for word in words(seed, 0, 4).tolist()],
-                "words from 2^40": [f"{word:016x}" for word in words(seed, 2**40, 2).tolist()],
-                "signs": "".join("+" if sign > 0 else "-" for sign in signs(seed, 80)),
-            }
-            for seed in (0, 1_234_567, 2**63, 2**64 - 1, seeds[0])
-        ],
-        "updates": {
-            "seeds": [str(seed) for seed in seeds[:3]],
-            "coefficients": coefficients[:8],
-            "count": updates,
-            "digest of A by length": sums,
-        },
-    }
-
-
-def _seed(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
-
-
 def main() -> None:
     vectors_of = {
         "ranking": ranking_vectors(),
         "wire": wire_vectors(),
         "manifest": manifest_vectors(),
-        "chain": chain_vectors(),
         "spsa": spsa_vectors(),
+        "chain": chain_vectors(),
     }
     for name, vectors in vectors_of.items():
         (GOLDEN / f"{name}.json").write_text(json.dumps(vectors, indent=1, ensure_ascii=False) + "\n")

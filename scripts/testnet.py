@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import dataclasses
 import json
 import os
 import shutil
@@ -30,13 +31,16 @@ from rich.live import Live
 from rich.table import Table
 
 from gossipnode.errors import OperatorError
+from gossipnode.home import Home
+from gossipnode.identity import create_identity
 from gossipnode.report import Report, agreed, report_of, require_writable, save, summary
-from gossipnode.status.report import Status, decode
+from gossipnode.status.report import HISTORY_ROUNDS, Status, decode
 from protocols.manifest import validated
 
 POLL_S = 0.5
 START_S = 120.0  # for a node to answer at all: eight import torch on two cores
 STOP_S = 10.0  # a node promises to stop within 5
+CENTRAL_PASSES = 30
 PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
 
@@ -56,13 +60,13 @@ class Peer:
         except (OSError, ValueError):
             return None
 
-    def poll(self, client: httpx.Client) -> None:
+    def poll(self, client: httpx.Client, history: int = 0) -> None:
         found = self.addresses()
         if found and found.get("http"):
             self.url = str(found["http"])
         if self.url:
             with contextlib.suppress(httpx.HTTPError, msgspec.MsgspecError):
-                self.status = decode(client.get(f"{self.url}/status").content)
+                self.status = decode(client.get(f"{self.url}/status?history={history}").content)
 
     @property
     def done(self) -> bool:
@@ -81,7 +85,7 @@ class Peer:
 @dataclass(frozen=True, slots=True)
 class Options:
     nodes: int
-    rounds: int
+    rounds: int  # or steps
     protocol: str
     task: str
     seed: int
@@ -122,9 +126,17 @@ def spawn(
         )
 
 
+def founders(root: Path, options: Options) -> list[str]:
+    """All nodes of a one-byte run, so that each has a seat from the first step: their identities are made first."""
+    homes = [Home(root / f"node-{index}") for index in range(options.nodes)]
+    for home in homes:
+        home.create()
+    return [str(create_identity(home.identity).peer) for home in homes]
+
+
 def start(root: Path, index: int, options: Options, peers: str | None) -> Peer:
     home = root / f"node-{index}"
-    home.mkdir()
+    home.mkdir(exist_ok=True)
     command = [sys.executable, "-m", "gossipnode", "start", "--home", str(home)]
     command += ["--listen", "/ip4/127.0.0.1/tcp/0", "--http", "127.0.0.1:0", "--threads", "1"]
     command += ["--shard", f"{index}/{options.nodes}", "--partition", options.partition]
@@ -137,11 +149,12 @@ def _run_options(options: Options) -> list[str]:
         f"seed={options.seed}",
         f"start_peers={options.nodes}",
         f"encoding={options.encoding}",
-        f"modest.trainers={options.trainers}",
-        f"modest.aggregators={options.aggregators}",
         *options.set,
     ]
-    command = ["--task", options.task, "--protocol", options.protocol, "--rounds", str(options.rounds)]
+    if options.protocol == "modest":
+        settings += [f"modest.trainers={options.trainers}", f"modest.aggregators={options.aggregators}"]
+    length = "--steps" if options.protocol == "onebyte" else "--rounds"
+    command = ["--task", options.task, "--protocol", options.protocol, length, str(options.rounds)]
     return command + [word for setting in settings for word in ("--set", setting)]
 
 
@@ -174,6 +187,8 @@ def watch(peers: list[Peer], options: Options, timeout_s: float, console: Consol
             elapsed_s = time.monotonic() - began
             live.update(table(peers, options, elapsed_s))
             if all(peer.done for peer in peers):
+                for peer in peers:
+                    peer.poll(client, HISTORY_ROUNDS)
                 return
             check_alive(peers)
             if elapsed_s > timeout_s:
@@ -268,7 +283,8 @@ def homes(keep: Path | None) -> Iterator[Path]:
 
 
 def central_accuracy(status: Status) -> float:
-    """After as many passes over all the data, in one place, as the swarm's trainers made together."""
+    """After as many passes over all the data, in one place, as the swarm's trainers made together; beside one-byte
+    training, which makes none, after CENTRAL_PASSES."""
     from gossipnode.learn.central import train_central
     from gossipnode.learn.config import LearnerConfig
 
@@ -276,6 +292,8 @@ def central_accuracy(status: Status) -> float:
     manifest = validated(status.run.manifest)
     shards = sum(len(each.trainers) for each in status.history) * max(1, manifest.training.epochs)
     passes = max(1, round(shards / (len(status.peers) + 1)))
+    if manifest.protocol == "onebyte":
+        passes = CENTRAL_PASSES
     *_, last = train_central(LearnerConfig.of(manifest), epochs=passes)
     return last["accuracy"]
 
@@ -283,6 +301,9 @@ def central_accuracy(status: Status) -> float:
 def run(options: Options, keep: Path | None, timeout_s: float, central: bool, console: Console) -> Report:
     peers: list[Peer] = []
     with homes(keep) as root:
+        if options.protocol == "onebyte":
+            named = ",".join(f'"{peer}"' for peer in founders(root, options))
+            options = dataclasses.replace(options, set=(f"onebyte.founders=[{named}]", *options.set))
         try:
             peers.append(start(root, 0, options, None))
             address = first_address(peers[0])
@@ -302,8 +323,9 @@ def run(options: Options, keep: Path | None, timeout_s: float, central: bool, co
 
 @click.command(context_settings={"show_default": True})
 @click.option("--nodes", default=8, type=click.IntRange(1, 64), help="processes to start")
-@click.option("--rounds", default=30, type=click.IntRange(1), help="rounds to train")
-@click.option("--protocol", default="modest", type=click.Choice(["modest"]), help="how they train together")
+@click.option("--rounds", type=click.IntRange(1), help="rounds to train, with modest  [default: 30]")
+@click.option("--steps", type=click.IntRange(1), help="steps to train, with onebyte  [default: 500]")
+@click.option("--protocol", default="modest", type=click.Choice(["modest", "onebyte"]), help="how they train together")
 @click.option("--task", default="mnist", help="what they learn")
 @click.option("--seed", default=1, type=click.IntRange(0), help="of the initial model and the batch orders")
 @click.option("--trainers", default=4, type=click.IntRange(1), help="trainers of a round")
@@ -317,7 +339,8 @@ def run(options: Options, keep: Path | None, timeout_s: float, central: bool, co
 @click.option("--central/--no-central", default=True, help="train centrally on the same data for comparison")
 def main(
     nodes: int,
-    rounds: int,
+    rounds: int | None,
+    steps: int | None,
     protocol: str,
     task: str,
     seed: int,
@@ -336,8 +359,9 @@ def main(
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         signal.signal(number, stopped)
     sampled = min(trainers, nodes)
+    length = length_of(protocol, rounds, steps)
     options = Options(
-        nodes, rounds, protocol, task, seed, sampled, min(aggregators, sampled), partition, encoding, settings
+        nodes, length, protocol, task, seed, sampled, min(aggregators, sampled), partition, encoding, settings
     )
     try:
         require_writable(json_path)
@@ -355,6 +379,13 @@ def main(
         console.print(f"report            {json_path}", soft_wrap=True)
     if not agreed(report):
         raise click.ClickException("the nodes do not hold the same model")
+
+
+def length_of(protocol: str, rounds: int | None, steps: int | None) -> int:
+    wrong, right = ("--rounds", "--steps") if protocol == "onebyte" else ("--steps", "--rounds")
+    if (rounds if protocol == "onebyte" else steps) is not None:
+        raise click.UsageError(f"{wrong}: a {protocol} run is measured otherwise: give {right}")
+    return (steps or 500) if protocol == "onebyte" else (rounds or 30)
 
 
 def stopped(number: int, frame: object) -> None:

@@ -30,6 +30,7 @@ class OffenceKind(enum.StrEnum):
     EQUIVOCATION = "equivocation"  # two signed statements that exclude each other
     BAD_SIGNATURE = "bad-signature"  # a signature that its key did not make
     BROKEN_PROMISE = "broken-promise"  # announced a blob, then refused it
+    UNFOUNDED = "unfounded"  # signed what does not hold against what it is built on: no seat, no turn, a wrong sum
     PROTOCOL = "protocol"  # a well-formed message that has no place here
 
 
@@ -43,6 +44,8 @@ WEIGHTS: Final[Mapping[OffenceKind, int]] = {
     OffenceKind.WRONG_RUN: 1,
     # Links are authenticated, so the network cannot garble these: a peer of another version, or a hostile one.
     OffenceKind.FLOOD: 2,
+    # Whoever holds the same block finds the same, so it is no race; a node with a damaged journal might do it once.
+    OffenceKind.UNFOUNDED: 4,
     OffenceKind.MALFORMED_FRAME: 3,
     OffenceKind.OVERSIZE: 3,
     # One each can be a bad disk, bad memory or a diverged training; each wastes a whole model's transfer.

@@ -121,6 +121,7 @@ class Ready(Part, frozen=True):
     samples: int  # training examples of this node
     source: str  # task_source
     spent: float | None  # epsilon, as in Probed
+    sum_bytes: int  # of A
 
 
 class Done(Part, frozen=True):

@@ -55,6 +55,11 @@ class TaskInfo:
     samples: int
     theta0: Digest  # in the store
     source: str  # BLAKE2b-256 of the task's module in hex, "" if built in
+    sum_bytes: int  # of A in one-byte training
+
+    def blob_bytes(self, protocol: str) -> int:
+        """Of what peers fetch from each other: `Manifest.model_bytes`."""
+        return self.sum_bytes if protocol == "onebyte" else self.model_bytes
 
 
 @dataclass(slots=True)
@@ -215,7 +220,7 @@ class WorkerLearner:
         self._config, self._adopt, self._nursery, self._grace_s = config, adopt, nursery, grace_s
         self._child: _Child | None = None
         self._bearer: _Child | None = None  # who has A; dead: nobody has it
-        self._ready = calls.Ready(0, 0, 0, "", None)
+        self._ready = calls.Ready(0, 0, 0, "", None, 0)
         self._starting, self._model, self._blobs = trio.Lock(), trio.Lock(), trio.Lock()
 
     @property
@@ -223,15 +228,14 @@ class WorkerLearner:
         """Of the worker process, if one is alive."""
         return None if self._child is None or self._child.ended.is_set() else self._child.process.pid
 
-    @property
-    def model_bytes(self) -> int:
-        """Of every model blob of the task as it is here."""
-        return self._ready.model_bytes
-
     async def describe(self) -> TaskInfo:
         """Stores theta0. Raises LearnerError, StoreFull."""
-        ready = self._ready
-        return TaskInfo(ready.parameters, ready.model_bytes, ready.samples, await self.initial(), ready.source)
+        ready, theta0 = self._ready, await self.initial()
+        return TaskInfo(ready.parameters, ready.model_bytes, ready.samples, theta0, ready.source, ready.sum_bytes)
+
+    def blob_bytes(self, protocol: str) -> int:
+        """As TaskInfo has it, of the task as it is here."""
+        return self._ready.sum_bytes if protocol == "onebyte" else self._ready.model_bytes
 
     async def initial(self) -> Digest:
         return (await self._ask(self._model, calls.Initial(), calls.Done))[1]

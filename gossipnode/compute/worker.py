@@ -115,7 +115,8 @@ class Bench:
         self.stepping = Stepping(self)
         template = self.engine.template
         os.nice(NICENESS)
-        return calls.Ready(template.parameters, template.size, len(self.data.rows), source, self.stepping.spent())
+        samples, spent = len(self.data.rows), self.stepping.spent()
+        return calls.Ready(template.parameters, template.size, samples, source, spent, self.engine.sum_bytes)
 
     def _train(self, ask: calls.Train, stop: Callable[[], bool]) -> Outcome:
         began = time.monotonic()

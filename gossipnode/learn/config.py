@@ -39,4 +39,22 @@ class LearnerConfig(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def of(cls, manifest: Manifest) -> LearnerConfig:
         """For a run that exists; `msgspec.structs.replace` adds what is this node's own."""
-        return cls(task=manifest.task, seed=manifest.seed, encoding=manifest.encoding, training=manifest.training)
+        config = cls(task=manifest.task, seed=manifest.seed, encoding=manifest.encoding, training=manifest.training)
+        if manifest.protocol != "onebyte":
+            return config
+        return msgspec.structs.replace(config, rules=_rules(manifest), theta0=bytes.fromhex(manifest.theta0))
+
+
+def _rules(manifest: Manifest) -> Rules:
+    """What the learner needs of them: which byte counts how much, the chain tells it with each update."""
+    chain = manifest.onebyte
+    return Rules(
+        probes=chain.probes,
+        eps=chain.epsilon,
+        clip=chain.clip,
+        batch=chain.batch,
+        quantum_exponent=chain.quantum,
+        multiplier=chain.multiplier(1),
+        multiplier_last=chain.multiplier(chain.steps),
+        steps=chain.steps,
+    )

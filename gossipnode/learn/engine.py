@@ -60,6 +60,11 @@ class Engine:
         self.flat = self._build()
         self.template = Template(self.flat.layout, config.encoding)
 
+    @property
+    def sum_bytes(self) -> int:
+        """Of A, as a snapshot: an int32 for each parameter that is trained."""
+        return 4 * len(self.flat.learned)
+
     def data(self, shard: Shard) -> Data:
         """A node's examples, on the device. Raises TaskError, LearnerError."""
         with self._blame("data"):

@@ -18,7 +18,7 @@ LEVELS: Final = 127  # -128 is never sent, so that the code is symmetric
 class Rules(msgspec.Struct, frozen=True, kw_only=True):
     """The defaults suit models of some thousands of parameters, eight seats and some hundreds of steps."""
 
-    probes: Annotated[int, Meta(ge=1, le=64, description="bytes of one origin in a step (K)")] = 16
+    probes: Annotated[int, Meta(ge=1, le=256, description="bytes of one origin in a step (K)")] = 16
     eps: Annotated[float, Meta(gt=0.0, le=1.0, description="how far a probe goes each way along z")] = 0.01
     clip: Annotated[float, Meta(gt=0.0, le=1e6, description="slope that the largest byte stands for")] = 16.0
     batch: Annotated[int, Meta(ge=1, le=65_536, description="examples that a probe's two losses are means of")] = 64

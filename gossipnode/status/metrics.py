@@ -14,7 +14,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from gossipnode.status.report import NodeStatus, Repute, RunState, Snapshot, Status
+from gossipnode.status.report import ChainStatus, NodeStatus, Repute, Snapshot, Status
+from protocols.training import Phase
 
 
 def gauge(name: str, text: str, value: float | None) -> Iterator[Metric]:
@@ -37,6 +38,7 @@ def node_metrics(node: NodeStatus) -> Iterator[Metric]:
     yield from gauge("joined", "1 once a manifest is held and membership runs.", float(node.joined))
     yield from gauge("resident_bytes", "Memory of the daemon, without its worker.", node.rss_bytes)
     yield from gauge("worker_resident_bytes", "Memory of the compute worker.", node.worker_rss_bytes)
+    yield from gauge("privacy_epsilon", "Spent by private probes.", node.epsilon)
     lag = node.loop_lag
     yield from labelled(
         GaugeMetricFamily("gossipnode_loop_lag_seconds", "Lateness of the event loop.", labels=["quantile"]),
@@ -50,12 +52,24 @@ def progress_metrics(status: Status) -> Iterator[Metric]:
     yield from gauge("last_round_seconds", "Duration of the last complete round.", progress.last_round_s)
     yield from labelled(
         GaugeMetricFamily("gossipnode_state", "1 for the present state.", labels=["state"]),
-        {state: float(state == progress.state) for state in get_args(RunState)},
+        {state: float(state == progress.state) for state in get_args(Phase)},
     )
     if learning := progress.learning:
         yield from gauge("loss", "Of our latest evaluation.", learning.loss)
         yield from gauge("accuracy", "Of our latest evaluation.", learning.accuracy)
         yield from gauge("evaluated_round", "Round of our latest evaluation.", learning.evaluated_round)
+
+
+def chain_metrics(chain: ChainStatus) -> Iterator[Metric]:
+    yield from gauge("certified_height", "Blocks up to here are never left.", chain.certified_height)
+    yield from gauge("final", "1 while certification keeps up.", float(chain.final))
+    yield from gauge("chain_members", "Who probe, propose and vote.", chain.members)
+    yield from gauge("chain_member", "1 while we are one.", float(chain.is_member))
+    yield from gauge("dormant", "1 while we get no seats, having missed some.", float(chain.dormant))
+    yield from gauge("expelled", "1 if we were expelled.", float(chain.expelled))
+    yield from counter("scalars_sent", "Projected gradients, one byte each.", chain.scalars_sent)
+    yield from counter("chain_sent_bytes", "Of our own entries, blocks and changes.", chain.bytes_sent)
+    yield from counter("reorganisations", "Times that we left a branch.", chain.reorganisations)
 
 
 def swarm_metrics(status: Status) -> Iterator[Metric]:
@@ -91,6 +105,8 @@ def resource_metrics(status: Status) -> Iterator[Metric]:
 def metrics_of(status: Status) -> Iterator[Metric]:
     yield from node_metrics(status.node)
     yield from progress_metrics(status)
+    if status.chain is not None:
+        yield from chain_metrics(status.chain)
     yield from swarm_metrics(status)
     yield from resource_metrics(status)
 

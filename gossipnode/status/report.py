@@ -13,10 +13,11 @@ from typing import Any, Literal
 
 import msgspec
 
+from protocols.training import Phase
+
 HISTORY_ROUNDS = 1000  # rounds kept in `Status.history`: about 0.5 MB of JSON with committees of ten
 OFFENCES_SHOWN = 100  # newest offences in `Status.offences`
 
-RunState = Literal["waiting", "training", "aggregating", "idle", "finished", "stalled"]
 Repute = Literal["good", "suspect", "quarantined"]
 
 
@@ -44,6 +45,7 @@ class NodeStatus(Part, frozen=True, kw_only=True):
     loop_lag: LoopLag = LoopLag()
     rss_bytes: int = 0  # resident memory of the daemon, without its worker
     worker_rss_bytes: int | None = None  # of the compute worker; None: it does not run
+    epsilon: float | None = None  # spent by all private probes of this home; None: not with the privacy option
 
 
 class RunStatus(Part, frozen=True, kw_only=True):
@@ -77,11 +79,29 @@ class ProgressStatus(Part, frozen=True, kw_only=True):
     """Where training is."""
 
     round: int = 0
-    state: RunState = "waiting"
+    state: Phase = "waiting"
     head: str | None = None  # digest of the newest model we hold, 64 hex digits
     committee: Committee = Committee()
     last_round_s: float | None = None  # duration of the last complete round
     learning: Learning | None = None  # None: not evaluated yet
+
+
+class ChainStatus(Part, frozen=True, kw_only=True):
+    """One-byte training: the chain of steps, and our part in it since this process started."""
+
+    height: int  # of the newest block that we follow
+    certified_height: int  # blocks up to here are never left
+    final: bool  # certification keeps up with the height
+    members: int  # of the chain: they probe, propose and vote
+    is_member: bool  # we are one
+    dormant: bool  # we missed our seats, and get none until a block says that we are back
+    expelled: bool  # it was proved that we signed two things that exclude each other
+    scalars_sent: int  # projected gradients, one byte each
+    bytes_sent: int  # of our own entries, blocks and changes, before the mesh multiplies them
+    bytes_per_scalar: float | None  # bytes_sent for each scalar
+    wire_per_scalar: float | None  # all that we sent on sockets, for each scalar of ours
+    reorganisations: int  # times that we left a branch
+    dropped_branch: str | None  # the last one, in words
 
 
 class PeerStatus(Part, frozen=True, kw_only=True):
@@ -151,6 +171,7 @@ class Status(Part, frozen=True, kw_only=True):
     node: NodeStatus
     run: RunStatus | None = None
     progress: ProgressStatus = ProgressStatus()
+    chain: ChainStatus | None = None  # None: the run's protocol has none
     peers: list[PeerStatus] = []
     view: ViewStatus = ViewStatus()
     traffic: TrafficStatus = TrafficStatus()

@@ -15,7 +15,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from gossipnode.status.report import OffenceStatus, PeerStatus, RoundStatus, Status
+from gossipnode.status.report import ChainStatus, OffenceStatus, PeerStatus, RoundStatus, Status
 
 PEERS_SHOWN: Final = 20
 ROUNDS_SHOWN: Final = 8
@@ -77,11 +77,12 @@ def facts(status: Status) -> Table:
     progress, node, traffic, store = status.progress, status.node, status.traffic, status.store
     learning, rounds = progress.learning, status.run.rounds if status.run else 0
     linked = sum(peer.linked for peer in status.peers)
-    saved = "not yet" if store.checkpoint_round is None else f"round {store.checkpoint_round}"
+    unit = "round" if status.chain is None else "step"
+    saved = "not yet" if store.checkpoint_round is None else f"{unit} {store.checkpoint_round}"
     pairs = [
-        ("round", f"{progress.round} of {rounds}" if rounds else f"{progress.round}"),
-        ("last round", UNKNOWN if progress.last_round_s is None else f"{progress.last_round_s:.2f} s"),
-        ("accuracy", f"{percent(learning.accuracy)} (round {learning.evaluated_round})" if learning else UNKNOWN),
+        (unit, f"{progress.round} of {rounds}" if rounds else f"{progress.round}"),
+        (f"last {unit}", UNKNOWN if progress.last_round_s is None else f"{progress.last_round_s:.2f} s"),
+        ("accuracy", f"{percent(learning.accuracy)} ({unit} {learning.evaluated_round})" if learning else UNKNOWN),
         ("loss", f"{learning.loss:.4f}" if learning and learning.loss is not None else UNKNOWN),
         ("peers", f"{linked} linked, {status.view.candidates} of {status.view.members} candidates"),
         ("model", progress.head[:12] if progress.head else UNKNOWN),
@@ -90,10 +91,25 @@ def facts(status: Status) -> Table:
         ("store", f"{size(store.bytes)} of {size(store.max_bytes)}, {store.blobs} blobs, saved: {saved}"),
         ("memory", f"{size(node.rss_bytes)}, loop lag p99 {node.loop_lag.p99_ms:.1f} ms"),
     ]
+    if status.chain is not None:
+        pairs += chain_facts(status.chain)
+    if node.epsilon is not None:
+        pairs += [("privacy", f"epsilon {node.epsilon:.2f} spent"), ("", "")]
     table = Table.grid(padding=(0, 2))
     for left, right in zip(pairs[::2], pairs[1::2], strict=True):
         table.add_row(Text(left[0], "dim"), safe(left[1]), Text(right[0], "dim"), safe(right[1]))
     return table
+
+
+def chain_facts(chain: ChainStatus) -> list[tuple[str, str]]:
+    role = "expelled" if chain.expelled else "dormant" if chain.dormant else "a member" if chain.is_member else "none"
+    cost = UNKNOWN if chain.wire_per_scalar is None else f"{chain.wire_per_scalar:.0f} bytes on the wire each"
+    return [
+        ("certified", f"{chain.certified_height} of {chain.height}" + ("" if chain.final else ", not final")),
+        ("chain", f"{chain.members} members, this node is {role}"),
+        ("scalars", f"{chain.scalars_sent} sent, {cost}"),
+        ("branches", f"{chain.reorganisations} left"),
+    ]
 
 
 def headline(status: Status) -> Text:

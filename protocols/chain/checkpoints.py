@@ -28,8 +28,8 @@ from protocols.chain.finality import carried
 from protocols.chain.messages import Entry, Evidence, Height, Leave, Vote, genuine
 from protocols.chain.rules import Rules
 from protocols.chain.state import State
+from protocols.fields import Bytes32, Peer
 from protocols.limits import DETAIL_CHARS
-from protocols.messages import Bytes32, Peer
 from sampling.peers import PeerId
 from verify.digest import Digest, digest_of
 

@@ -20,7 +20,7 @@ from msgspec import Struct
 
 from protocols.chain.messages import Height, Vote
 from protocols.chain.rules import Rules
-from protocols.messages import Bytes32, Peer
+from protocols.fields import Bytes32, Peer
 from sampling.peers import PeerId
 from verify.digest import Digest
 

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from protocols.chain import limits
-from protocols.messages import Bytes32, Peer
+from protocols.fields import Bytes32, Peer
 from protocols.signatures import SIGNATURE_BYTES, Signer, verify
 from sampling.peers import PeerId
 from verify.digest import DIGEST_BYTES, Digest, digest_of

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Final
 
-import msgspec
 from msgspec import Meta
 
 from protocols.chain import limits
+from protocols.section import Section
 from protocols.signatures import public_key_of
 from sampling.peers import PeerId
 
@@ -20,16 +20,18 @@ INT32: Final = 2**31
 LARGEST_SCALAR: Final = 127
 
 
-class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The manifest's section `onebyte`."""
+class Rules(Section, frozen=True, kw_only=True):
+    """The manifest's section `onebyte`: the chain's numbers and the arithmetic's (`gossipnode.learn.rules`). The
+    defaults suit models of some thousands of parameters."""
 
     founders: Annotated[
-        tuple[PeerId, ...], Meta(min_length=1, max_length=limits.MEMBERS, description="members from the start")
-    ]
-    steps: Annotated[int, Meta(ge=1, le=10**9, description="the run ends after so many blocks")]
+        tuple[PeerId, ...],
+        Meta(max_length=limits.MEMBERS, description="members from the start; if none is named, the author"),
+    ] = ()
+    steps: Annotated[int, Meta(ge=1, le=10**9, description="the run ends after so many blocks")] = 500
     probes: Annotated[
         int, Meta(ge=1, le=limits.PROBES, description="projected gradients of an entry, one byte each")
-    ] = 4
+    ] = 16
     seats: Annotated[int, Meta(ge=1, le=limits.SEATS, description="members that probe in a step")] = 8
     window: Annotated[
         int, Meta(ge=1, le=limits.WINDOW, description="a byte counts up to so many blocks after its base")
@@ -44,11 +46,12 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     schedule: Annotated[
         tuple[Annotated[int, Meta(ge=1, le=limits.MULTIPLIER)], ...],
         Meta(min_length=1, max_length=limits.STAGES, description="multiplier of the bytes, stage by stage"),
-    ] = (1,)
-    stage: Annotated[int, Meta(ge=1, le=10**9, description="blocks that a multiplier lasts; the last one stays")] = 1
+    ] = tuple(range(19, 1, -1))
+    stage: Annotated[int, Meta(ge=1, le=10**9, description="blocks that a multiplier lasts; the last one stays")] = 28
     clip: Annotated[float, Meta(gt=0.0, le=1e6, description="projected gradients beyond it are cut off")] = 16.0
-    quantum: Annotated[int, Meta(ge=-60, le=0, description="theta moves by 2 to this power times A")] = -20
+    quantum: Annotated[int, Meta(ge=-60, le=0, description="theta moves by 2 to this power times A")] = -16
     epsilon: Annotated[float, Meta(gt=0.0, le=1.0, description="how far a probe goes to either side")] = 0.01
+    batch: Annotated[int, Meta(ge=1, le=65_536, description="examples that a probe's two losses are means of")] = 64
 
     def multiplier(self, height: int) -> int:
         return self.schedule[min((height - 1) // self.stage, len(self.schedule) - 1)]

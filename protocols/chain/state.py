@@ -20,7 +20,7 @@ from protocols.chain.evidence import culprit
 from protocols.chain.finality import Finality
 from protocols.chain.messages import Changes, Entry, Head, Height, Join
 from protocols.chain.rules import Rules
-from protocols.messages import Bytes32, Peer
+from protocols.fields import Bytes32, Peer
 from sampling.peers import PeerId
 from verify.digest import Digest
 

@@ -233,7 +233,7 @@ FOUNDER = Signer.from_seed(bytes(32)).peer
 
 
 def rules(**changes: Any) -> Rules:  # noqa: ANN401 - any field
-    return Rules(**{"founders": (FOUNDER,), "steps": 1000, **changes})
+    return Rules(**{"founders": (FOUNDER,), "steps": 1000, "probes": 4, "schedule": (1,), "stage": 1, **changes})
 
 
 def test_rules_that_hold_have_no_fault() -> None:

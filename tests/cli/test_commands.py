@@ -14,7 +14,7 @@ from gossipnode.home import Home
 from gossipnode.identity import load_identity
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ("init", "start", "status", "export", "prepare", "simulate")
+COMMANDS = ("init", "start", "status", "export", "chain", "prepare", "simulate")
 
 
 def ran(*words: str) -> Result:
@@ -36,6 +36,8 @@ def test_init_makes_a_home_once_and_prints_the_peer_id(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "line"),
     [
+        (("chain", "--home", "{dir}"), "{dir} holds no run: start a node there first"),
+        (("chain", "verify", "--home", "{dir}"), "{dir} holds no run: start a node there first"),
         (("status", "--home", "{dir}"), "no node runs in {dir}: start one with gossipnode start --home {dir}"),
         (
             ("status", "http://127.0.0.1:1"),

@@ -124,7 +124,8 @@ Start = Callable[..., Daemon]
 def start(tmp_path: Path) -> Iterator[Start]:
     """`start("a", "--task", "digits", ...)` in the home `a`."""
     started: list[Daemon] = []
-    own = {"PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1", "GOSSIPNODE_HTTP_TOKEN": ""}
+    path = os.pathsep.join(map(str, (Path(__file__).parent, Path(__file__).parents[2])))  # the task, and this checkout
+    own = {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "GOSSIPNODE_HTTP_TOKEN": ""}
 
     def begin(home: str, *options: str) -> Daemon:
         command = [sys.executable, "-m", "gossipnode", "start", "--home", str(tmp_path / home), *options]

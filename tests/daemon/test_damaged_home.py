@@ -51,14 +51,19 @@ ROUNDS = 4  # of the first life
 class Numbers:
     """A learner whose models are one number each."""
 
-    model_bytes = MODEL.size
     pid = None
 
     def __init__(self, blobs: Blobs) -> None:
         self._blobs = blobs
 
+    def blob_bytes(self, protocol: str) -> int:
+        return MODEL.size
+
+    def spent(self) -> float | None:
+        return None
+
     async def describe(self) -> TaskInfo:
-        return TaskInfo(1, MODEL.size, 1, await self.initial(), "")
+        return TaskInfo(1, MODEL.size, 1, await self.initial(), "", 0)
 
     async def initial(self) -> Digest:
         return await self._blobs.put(MODEL.pack(0.0))

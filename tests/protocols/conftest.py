@@ -19,6 +19,7 @@ from gossipnode.checkers import Belief, Checks, Finding, Seen, World, all_checke
 from gossipnode.memoryblobs import MemoryBlobs
 from gossipnode.net.simulated import Conditions, SimulatedNetwork, simulate_network
 from gossipnode.node import Node, Run, State
+from gossipnode.recordlog import MemoryLog
 from protocols import wire
 from protocols.head import Head
 from protocols.learner import Evaluation, LearnerError, Trained, Unfit
@@ -343,7 +344,7 @@ class Swarm:
 
             async with self.network.join(signer.peer, on_fault=on_fault) as transport:
                 rng = random.Random(f"test/{index}/{trio.current_time()}")
-                node = Node(run, transport, learner, blobs, signer, state=state, save=save, rng=rng)
+                node = Node(run, transport, learner, blobs, signer, state=state, save=save, log=MemoryLog(), rng=rng)
                 built.append(node)
                 transport.serve(node.answer, blobs)
                 task_status.started(Member(node, learner, blobs, signer.peer, index, scope, saved))

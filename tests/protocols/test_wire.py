@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import types
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -90,6 +91,10 @@ def strategy_of(kind: Any) -> st.SearchStrategy[Any]:  # noqa: ANN401 - any fiel
     if kind in FIELDS:
         return FIELDS[kind]
     meta = msgspec.Meta()
+    if isinstance(kind, types.UnionType):
+        return st.one_of(*map(strategy_of, get_args(kind)))
+    if kind in (types.NoneType, bool):
+        return st.booleans() if kind is bool else st.none()
     if hasattr(kind, "__metadata__"):
         (meta,) = kind.__metadata__
         kind = kind.__origin__

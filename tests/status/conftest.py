@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from gossipnode.status.report import (
+    ChainStatus,
     Committee,
     Learning,
     LoopLag,
@@ -56,6 +58,28 @@ def full_report() -> Status:
         history=[a_round(number) for number in range(1, 31)],
         warnings=["one peer floods"],
     )
+
+
+@pytest.fixture
+def chain_report(full_report: Status) -> Status:
+    """Of a one-byte run."""
+    chain = ChainStatus(
+        height=100,
+        certified_height=64,
+        final=True,
+        members=8,
+        is_member=True,
+        dormant=False,
+        expelled=False,
+        scalars_sent=1600,
+        bytes_sent=27_000,
+        bytes_per_scalar=16.875,
+        wire_per_scalar=230.5,
+        reorganisations=1,
+        dropped_branch="the branch up to height 40 was left for another, then at height 41",
+    )
+    node = msgspec.structs.replace(full_report.node, epsilon=1.25)
+    return msgspec.structs.replace(full_report, chain=chain, node=node)
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ import pytest
 from gossipnode.status import http, report
 from gossipnode.status.metrics import metrics_of
 from gossipnode.status.report import Part, Status
+from protocols.training import Phase
 from verify import standing
 
 DOCS = (Path(__file__).parents[2] / "docs" / "status.md").read_text("utf-8")
@@ -59,7 +60,7 @@ def test_the_vocabularies_are_complete() -> None:
     def words(title: str, key: str) -> set[str]:
         return set(re.findall(r"`([\w-]+)`", table(title)[key][1]))
 
-    assert words("ProgressStatus", "state") == set(get_args(report.RunState))
+    assert words("ProgressStatus", "state") == set(get_args(Phase))
     assert words("PeerStatus", "standing") == set(get_args(report.Repute)) == set(standing.Repute)
     assert words("OffenceStatus", "kind") == set(standing.OffenceKind)
 
@@ -93,7 +94,7 @@ def exposed(status: Status) -> Iterator[tuple[str, str]]:
         yield name + (f"{{{','.join(labels)}}}" if labels else ""), metric.type
 
 
-def test_every_metric_is_described_with_its_type(full_report: Status) -> None:
-    node = msgspec.structs.replace(full_report.node, worker_rss_bytes=1)
+def test_every_metric_is_described_with_its_type(chain_report: Status) -> None:
+    node = msgspec.structs.replace(chain_report.node, worker_rss_bytes=1)
     documented = {name: row[0] for name, row in table("The metrics").items()}
-    assert documented == dict(exposed(msgspec.structs.replace(full_report, node=node)))
+    assert documented == dict(exposed(msgspec.structs.replace(chain_report, node=node)))

@@ -244,6 +244,18 @@ def test_the_drawing_holds_what_matters(full_report: Status) -> None:
         assert words in text
 
 
+def test_the_drawing_of_a_one_byte_run_tells_of_its_chain(chain_report: Status) -> None:
+    text = plain(chain_report)
+    for words in ("64 of 100", "8 members, this node is a member", "1600 sent, 230 bytes on the wire each", "1 left"):
+        assert words in text
+    assert "epsilon 1.25 spent" in text
+    assert "step" in text
+    chain = msgspec.structs.replace(chain_report.chain, final=False, dormant=True)
+    text = plain(msgspec.structs.replace(chain_report, chain=chain))
+    assert "not final" in text
+    assert "this node is dormant" in text
+
+
 def test_a_newborn_node_can_be_drawn(newborn_report: Status) -> None:
     assert "no manifest yet" in plain(newborn_report)
 

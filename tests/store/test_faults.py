@@ -201,18 +201,18 @@ def test_bytes_reach_the_disk_before_the_name_and_the_name_before_we_say_so(
 def test_a_worker_that_cannot_write_says_so_and_leaves_nothing(tmp_path: Path, step: int, code: int) -> None:
     bench = Bench()
     bench.blobs = tmp_path
-    kept = bench._store(b"kept")
+    kept = bench.store(b"kept")
     with pytest.MonkeyPatch.context() as patch:
         fault = Fault(patch, step, code, crash=False)
         try:
-            bench._store(ABC)
+            bench.store(ABC)
         except StoreFull:  # the daemon hears of it by this name
             assert fault.happened
         else:
             assert not fault.happened
     names = {kept.hex()} if fault.happened else {kept.hex(), digest_of(ABC).hex()}
     assert {path.name for path in tmp_path.iterdir()} == names
-    assert bench._read(bench._store(ABC)) == ABC
+    assert bench.read(bench.store(ABC)) == ABC
 
 
 @pytest.mark.parametrize("step", STEPS)

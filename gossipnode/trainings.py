@@ -1,0 +1,194 @@
+"""The protocol of a run, made from a node's parts: the one place in the daemon that knows which protocols there are.
+
+Each is given what it is built of, and tells the node in the same words what it learnt. Invariant: what a protocol needs
+beside the common parts (a journal, theta0) is seen to here, so that `gossipnode.node` runs any of them alike.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import trio
+
+from protocols.blobs import StoreFull
+from protocols.chain.forks import Node as Block
+from protocols.exchange import NotFetched
+from protocols.head import Parts, theta0
+from protocols.learner import Evaluation, Learner, LearnerError, StepLearner
+from protocols.messages import Aggregate
+from protocols.modest import Hooks, Modest
+from protocols.onebyte import parts as onebyte
+from protocols.onebyte.conversation import OneByte
+from protocols.onebyte.journal import Log
+from protocols.signatures import Signer
+from protocols.training import Training
+from sampling.peers import PeerId
+from verify.digest import Digest, short
+
+_log = logging.getLogger(__name__)
+
+AGAIN_S = 2.0  # between two attempts to have theta0 here
+
+
+class AnyLearner(Learner, StepLearner, Protocol):
+    """For whichever protocol the run has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A round or a step that is over."""
+
+    round: int
+    trainers: Sequence[PeerId]  # whose work is in it
+    aggregators: Sequence[PeerId]
+    digest: Digest  # of the aggregate; of the block
+
+
+@dataclass(frozen=True, slots=True)
+class Ears:
+    """What the node wants to hear of."""
+
+    began: Callable[[], None]
+    save: Callable[[], Awaitable[None]]  # durable when it returns
+    save_soon: Callable[[], None]
+    learnt: Callable[[Finished], None]
+    evaluated: Callable[[int, Evaluation], None]
+    hashed: Callable[[int, Digest, Digest], None]  # A at the block of this height
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    training: Training
+    beside: Sequence[Callable[[], Awaitable[None]]] = ()  # tasks that run as long as it does, or end earlier
+
+
+def make(
+    parts: Parts,
+    learner: AnyLearner,
+    signer: Signer,
+    log: Log,
+    *,
+    ears: Ears,
+    held: Aggregate | None,
+    trains: bool,
+    evaluate_every: int,
+) -> Made:
+    """`log` is of the chain, `held` of the checkpoint. Raises BadJournal."""
+    if parts.manifest.protocol == "modest":
+        return Made(_modest(parts, ears, held, evaluate_every))
+    training = _onebyte(parts, learner, signer, log, ears=ears, trains=trains, evaluate_every=evaluate_every)
+
+    async def ground() -> None:
+        await have_theta0(parts)
+
+    return Made(training, [ground])
+
+
+# -- MoDeST -----------------------------------------------------------------------------------------------------------
+
+
+def _modest(parts: Parts, ears: Ears, held: Aggregate | None, evaluate_every: int) -> Modest:
+    async def keep(aggregate: Aggregate) -> None:
+        await ears.save()
+
+    def learnt(known: Aggregate) -> None:
+        trainers = [each.trainer for each in known.inputs]
+        ears.learnt(Finished(known.round, trainers, known.aggregators, Digest(known.model)))
+
+    hooks = Hooks(began=ears.began, held=keep, learnt=learnt, evaluated=ears.evaluated)
+    return Modest(parts, held or theta0(parts.manifest), hooks, evaluate_every)
+
+
+# -- one byte ---------------------------------------------------------------------------------------------------------
+
+
+def _onebyte(
+    parts: Parts,
+    learner: AnyLearner,
+    signer: Signer,
+    log: Log,
+    *,
+    ears: Ears,
+    trains: bool,
+    evaluate_every: int,
+) -> OneByte:
+    def advanced(height: int) -> None:
+        diary.write(training.book.tip)
+
+    def evaluated(height: int, found: Evaluation) -> None:
+        ears.evaluated(height, found)
+        if (at := training.follower.at) is not None:
+            ears.hashed(height, at, found.model)
+        if training.finished:
+            ears.save_soon()
+
+    hooks = onebyte.Hooks(advanced=advanced, evaluated=evaluated)
+    own = onebyte.Parts(
+        parts.desk,
+        parts.membership,
+        parts.exchange,
+        learner,
+        parts.blobs,
+        parts.manifest,
+        signer,
+        log,
+        parts.rng,
+    )
+    training = OneByte(own, hooks, trains=trains, evaluate_every=evaluate_every)
+    diary = Diary(training, ears)
+    return training
+
+
+class Diary:
+    """Tells of each height once, as the branch that we follow has it."""
+
+    def __init__(self, training: OneByte, ears: Ears) -> None:
+        self._ears = ears
+        self._told = training.round
+        self._saved = training.clock
+        self._training = training
+
+    def write(self, tip: Block) -> None:
+        fresh: list[Finished] = []
+        block: Block | None = tip
+        while block is not None and block.block is not None and block.height > self._told:
+            origins = list(dict.fromkeys(entry.origin for entry in block.entries))
+            fresh.append(Finished(block.height, origins, [block.block.head.proposer], block.digest))
+            block = block.parent
+        for finished in reversed(fresh):
+            self._ears.learnt(finished)
+        self._told = max(self._told, self._training.round)
+        if self._training.clock > self._saved:  # whom to find again after a crash: the rest is in the chain's journal
+            self._saved = self._training.clock
+            self._ears.save_soon()
+
+
+async def have_theta0(parts: Parts) -> None:
+    """What A is relative to is in the store when this returns, and stays: as our own seed makes it, or, where another
+    machine or version made it otherwise, from a peer."""
+    wanted = theta0(parts.manifest).model
+    parts.exchange.keep("theta0", [Digest(wanted)])
+    while True:
+        try:
+            return await _obtain_theta0(parts, Digest(wanted))
+        except (NotFetched, StoreFull, LearnerError) as error:
+            _log.error("theta0 is not here: %s; trying again", error)
+        await trio.sleep(AGAIN_S)
+
+
+async def _obtain_theta0(parts: Parts, wanted: Digest) -> None:
+    """Raises NotFetched, StoreFull, LearnerError."""
+    await parts.blobs.prove(wanted)
+    if wanted in parts.blobs:
+        return
+    made = await parts.learner.initial()
+    if made == wanted:
+        return
+    size = parts.blobs.size(made)  # of any theta0 of this task
+    assert size is not None
+    _log.warning("this machine's theta0 is %s, the run's is %s: asking peers for it", short(made), short(wanted))
+    partners = parts.membership.partners()
+    await parts.exchange.of_size(size).obtain(wanted, parts.rng.sample(partners, len(partners)))

@@ -1,0 +1,209 @@
+"""One-byte training (after "Just One Byte", SPSA with shared randomness): what a member says and does, as five tasks
+over one `Book`. Each reads straight through: `follower` keeps A at the tip's and probes, `leader` proposes, `asking`
+repairs what gossip lost, `joining` goes on from a snapshot, and `_stay` keeps us a member.
+
+The chain (`protocols.chain`) decides what counts; nothing here does, so nothing here must be the same everywhere.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import trio
+
+from protocols.chain.messages import Here, Join, sign
+from protocols.messages import Aggregate
+from protocols.onebyte.asking import Asker
+from protocols.onebyte.book import Book, Change
+from protocols.onebyte.follower import Follower
+from protocols.onebyte.joining import Joiner
+from protocols.onebyte.leader import Leader
+from protocols.onebyte.links import RENEW_AT
+from protocols.onebyte.messages import NewBlock, NewChange, NewEntry
+from protocols.onebyte.parts import Hooks, Parts
+from protocols.training import ChainFigures, Committee, Phase
+from sampling.peers import PeerId, Round
+from verify.digest import Digest
+
+log = logging.getLogger(__name__)
+
+SAY_AGAIN = 4.0  # deadlines until a change that no block carries yet is said again
+STALLED = 20.0  # deadlines without a step before the status says so
+
+
+class OneByte:
+    def __init__(self, parts: Parts, hooks: Hooks, *, trains: bool = True, evaluate_every: int = 0) -> None:
+        """`trains`: has data, so becomes a member. Raises BadJournal."""
+        self._parts = parts
+        self._trains = trains
+        self._said: Join | None = None
+        self._leaving = False
+        self.book = Book(parts)
+        self.follower = Follower(parts, self.book, hooks, evaluate_every)
+        self.asker = Asker(parts, self.book)
+        self.joiner = Joiner(parts, self.book, self.asker, self.follower)
+        self._leader = Leader(self.book, self.asker)
+
+    async def run(self) -> None:
+        """Until cancelled. A finished run goes on answering."""
+        desk = self._parts.desk
+        desk.on_gossip(NewEntry, self._on_entry)
+        desk.on_gossip(NewBlock, self._on_block)
+        desk.on_gossip(NewChange, self._on_change)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.book.ripen)
+            nursery.start_soon(self.book.write)
+            nursery.start_soon(self.asker.run)
+            nursery.start_soon(self.follower.run)
+            nursery.start_soon(self.joiner.run)
+            if self._trains:
+                nursery.start_soon(self._leader.run)
+                nursery.start_soon(self._stay)
+
+    async def leave(self) -> None:
+        """For good, or until the next start: nothing is signed any more, and the others need not wait for us."""
+        self._leaving = True
+        if self._trains:
+            await self.book.depart()
+
+    # -- what others say ----------------------------------------------------------------------------------------------
+
+    async def _on_entry(self, origin: PeerId, message: NewEntry) -> None:
+        self.book.hear(origin, message.entry)
+
+    async def _on_block(self, origin: PeerId, message: NewBlock) -> None:
+        self.book.hear(origin, message.block)
+
+    async def _on_change(self, origin: PeerId, message: NewChange) -> None:
+        self.book.hear(origin, message.change)
+
+    # -- staying a member ---------------------------------------------------------------------------------------------
+
+    async def _stay(self) -> None:
+        """Commit to a hash chain, renew it in time, and say that we are here when the others think we are not: again
+        and again until it is in a block."""
+        while True:
+            await self.book.bell.until(lambda: self._wanted() is not None)
+            if (change := self._change()) is not None:
+                await self.book.change(change)
+            await trio.sleep(SAY_AGAIN * self.book.pace.deadline_s * self._parts.rng.uniform(0.5, 1.5))
+
+    def _wanted(self) -> type[Change] | None:
+        state, me = self.book.tip.state, self.book.me
+        member = state.members.get(me)
+        if self._leaving or self.book.finished or me in state.expelled or not self.follower.is_there:
+            return None
+        if member is None or not member.tip or not self.book.may_sign(state):
+            return Join
+        if state.height >= member.since + RENEW_AT:
+            return Join
+        return Here if me in state.dormant and self.follower.failure is None else None
+
+    def _change(self) -> Change | None:
+        wanted, tip = self._wanted(), self.book.tip
+        if wanted is Here:
+            return sign(Here(tip.height, self.book.me, b""), self._parts.signer, self.book.run)
+        if wanted is None:
+            return None
+        after = -1 if self.book.departed is None else self.book.departed
+        stale = self._said is None or self._said.height < max(tip.height - self.book.rules.epoch, after + 1)
+        if stale or self._said is None:
+            self._said = self.book.links.join(max(tip.height, after + 1))
+        return self._said
+
+    # -- what the node is shown ---------------------------------------------------------------------------------------
+
+    @property
+    def round(self) -> Round:
+        return Round(self.book.tip.height)
+
+    @property
+    def clock(self) -> Round:
+        """Epochs, as the follower tells membership."""
+        return Round(self.book.tip.height // self.book.rules.epoch)
+
+    @property
+    def height(self) -> int:
+        return self.book.tip.height
+
+    @property
+    def certified_height(self) -> int:
+        return self.book.chain.certified.height
+
+    @property
+    def finished(self) -> bool:
+        """The last block is here, and A is its."""
+        return self.book.finished and self.follower.is_there
+
+    @property
+    def state(self) -> Phase:
+        if self.finished:
+            return "finished"
+        if self.stalled:
+            return "stalled"
+        if self._trains and self.follower.is_there and self.book.has_seat(self.book.tip):
+            return "training"
+        return "idle" if self.height else "waiting"
+
+    @property
+    def committee(self) -> Committee:
+        """Who probes on the tip, and who is to propose."""
+        return Committee(self.book.tip.state.seats, self.book.chain.proposers()[:1])
+
+    @property
+    def model(self) -> Digest | None:
+        """Of A, when it was last hashed: at a checkpoint, an evaluation or the end."""
+        return self.follower.model
+
+    @property
+    def held(self) -> Aggregate | None:
+        return None
+
+    @property
+    def chain(self) -> ChainFigures:
+        state, me = self.book.tip.state, self.book.me
+        return ChainFigures(
+            height=self.height,
+            certified_height=self.certified_height,
+            final=self.final,
+            members=len(state.members),
+            is_member=self.book.may_sign(state),
+            dormant=me in state.dormant,
+            expelled=me in state.expelled,
+            scalars_sent=self.book.scalars_sent,
+            bytes_sent=self.book.bytes_sent,
+            reorganisations=self.follower.reorganisations,
+            dropped=self._dropped(),
+        )
+
+    def _dropped(self) -> str | None:
+        if self.follower.dropped is None:
+            return None
+        left, found = self.follower.dropped
+        return f"the branch up to height {left.height} was left for another, then at height {found.height}"
+
+    @property
+    def final(self) -> bool:
+        """Certification keeps up: two phases, each of an epoch and the depth of a vote."""
+        rules = self.book.rules
+        return self.height - self.certified_height <= 3 * rules.epoch + 2 * rules.window
+
+    @property
+    def stalled(self) -> bool:
+        """No step for a long time."""
+        waited_s = trio.current_time() - max(self.book.pace.came_at(self.book.tip), self.asker.began_s)
+        return not self.book.finished and waited_s > STALLED * self.book.pace.deadline_s
+
+    @property
+    def troubles(self) -> list[str]:
+        journal = self.book.journal.error
+        found = [self.follower.failure, self.joiner.conflict, self._dropped()]
+        if journal is not None:
+            found.append(f"nothing is signed while the journal of the chain cannot be written: {journal}")
+        if self.book.me in self.book.tip.state.expelled:
+            found.append("this node was expelled: it has signed two things that exclude each other")
+        if self.stalled:
+            found.append("no step has come for many deadlines: too few peers answer")
+        if not self.final:
+            found.append("not final: too few members vote, so that none of the newest blocks is certified")
+        return [each for each in found if each is not None]

@@ -1,0 +1,80 @@
+"""What every protocol shows of itself, so that a node, its checkpoint and its status need not know which one they run.
+
+Units differ and are the protocol's own: `round` counts MoDeST's rounds or a chain's steps, `clock` what membership and
+standing measure time in. Invariant: reading any of it costs little and changes nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from protocols.messages import Aggregate
+from sampling.peers import PeerId, Round
+from verify.digest import Digest
+
+Phase = Literal["waiting", "training", "aggregating", "idle", "finished", "stalled"]
+
+
+@dataclass(frozen=True, slots=True)
+class Committee:
+    """Who does the present round's work, as far as we know."""
+
+    trainers: tuple[PeerId, ...] = ()
+    aggregators: tuple[PeerId, ...] = ()  # in one-byte training: the proposer whose turn it is
+
+
+@dataclass(frozen=True, slots=True)
+class ChainFigures:
+    """Of a protocol whose rounds form a chain."""
+
+    height: int
+    certified_height: int
+    final: bool  # certification keeps up
+    members: int
+    is_member: bool
+    dormant: bool
+    expelled: bool
+    scalars_sent: int
+    bytes_sent: int  # of own entries, blocks and changes, as frames
+    reorganisations: int
+    dropped: str | None  # the last branch that was left, in words
+
+
+class Training(Protocol):
+    async def run(self) -> None:
+        """Until cancelled. A finished run goes on serving."""
+
+    async def leave(self) -> None:
+        """Say what must be said before we go; `run` has ended."""
+
+    @property
+    def round(self) -> Round:
+        """Of the newest aggregate or block that we follow."""
+
+    @property
+    def clock(self) -> Round: ...
+
+    @property
+    def finished(self) -> bool: ...
+
+    @property
+    def state(self) -> Phase: ...
+
+    @property
+    def troubles(self) -> list[str]:
+        """What the operator should look at, one line each."""
+
+    @property
+    def committee(self) -> Committee: ...
+
+    @property
+    def model(self) -> Digest | None:
+        """What we hold: a model, or A."""
+
+    @property
+    def held(self) -> Aggregate | None:
+        """For the checkpoint; None where the protocol has a journal of its own."""
+
+    @property
+    def chain(self) -> ChainFigures | None: ...
