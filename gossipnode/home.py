@@ -4,6 +4,7 @@
     manifest.toml   the run, signed by its author          blobs/ partial/   models, by digest
     state/          the node's state: counter, view, newest model
     addresses.json  where the running node listens         lock          held while a node runs
+    privacy.json    private probes answered so far
 
 Everything is written whole; what is torn or edited is named in a log line and treated as absent, except the identity,
 the config and the manifest, which are the operator's and are refused.

@@ -3,7 +3,9 @@
 `gossipnode/compute` implements it twice: a worker process that owns torch (the daemon itself never imports it), and
 inline for simulation. Blobs lie in the node's store, which both sides can open.
 
-Cancelling a call pre-empts it: the implementation stops between two batches, within a second.
+Cancelling a call pre-empts it: the implementation stops between two batches, within a second. Only `add` and `restore`
+are not given up once they have begun: cancelled before that they change nothing, later they still return. Where A was
+lost (the worker died), every call of a StepLearner but `restore` raises LearnerError: nobody begins at zero unawares.
 """
 
 from __future__ import annotations

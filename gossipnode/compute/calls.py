@@ -1,11 +1,14 @@
 """What the daemon and its worker say to each other: msgpack frames over two pipes, never pickle.
 
 A frame is four bytes of length (little-endian) and a Call or a Reply. Models do not travel in frames: both sides open
-the same store, and a frame names a blob by its digest. Imports neither torch nor numpy.
+the same store, and a frame names a blob by its digest. Seeds and coefficients of one-byte training travel as
+little-endian arrays of 64 bits, UPDATES in a frame at most. Imports neither torch nor numpy.
 """
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Iterator, Sequence
 from typing import Final, TypeAlias
 
 import msgspec
@@ -17,6 +20,7 @@ from protocols.blobs import StoreFull
 from protocols.learner import LearnerError, Unfit
 
 PREFIX_BYTES = 4
+UPDATES: Final = 4096  # 64 KiB: what a pipe holds
 FAILURES: Final[dict[str, type[Exception]]] = {
     failure.__name__: failure for failure in (Unfit, LearnerError, TaskError, OperatorError, StoreFull)
 }
@@ -69,6 +73,44 @@ class Check(Part, frozen=True):
     model: bytes
 
 
+class Probe(Part, frozen=True):
+    """Answered by Probed."""
+
+    seeds: bytes  # uint64
+    seed: int  # of the batches
+
+
+class Add(Part, frozen=True):
+    """Answered by Done. Nothing is added before the last of a series, and then all of it."""
+
+    seeds: bytes  # uint64
+    coefficients: bytes  # int64
+    more: bool  # to come
+
+
+class Sum(Part, frozen=True):
+    """The digest of A. Answered by Summed; if `store`, A is stored."""
+
+    store: bool
+
+
+class Restore(Part, frozen=True):
+    """Answered by Done."""
+
+    a: bytes  # b"": zeros
+
+
+class Score(Part, frozen=True):
+    """Evaluate at A. Answered by Scored."""
+
+
+class ExportSum(Part, frozen=True):
+    """Write theta0 + quantum A, with A from a blob, to `path` as float32 safetensors. Answered by Done."""
+
+    a: bytes
+    path: str
+
+
 class Interrupt(Part, frozen=True):
     """Stop the call of this number between two batches. Not answered itself; the call is, by Failed."""
 
@@ -78,6 +120,7 @@ class Ready(Part, frozen=True):
     model_bytes: int
     samples: int  # training examples of this node
     source: str  # task_source
+    spent: float | None  # epsilon, as in Probed
 
 
 class Done(Part, frozen=True):
@@ -95,9 +138,22 @@ class Improved(Part, frozen=True):
     seconds: float
 
 
+class Probed(Part, frozen=True):
+    scalars: bytes
+    loss: float
+    saturated: int
+    seconds: float
+    spent: float | None  # epsilon of all private probes so far; None without the privacy option
+
+
+class Summed(Part, frozen=True):
+    digest: bytes
+
+
 class Scored(Part, frozen=True):
     metrics: dict[str, float]
     samples: int
+    model: bytes  # its digest; of A, if the call was Score
 
 
 class Failed(Part, frozen=True):
@@ -107,10 +163,11 @@ class Failed(Part, frozen=True):
     line: str
 
 
-ModelAsk: TypeAlias = Start | Initial | Train | Evaluate | Export  # these use the torch model, one at a time
+StepAsk: TypeAlias = Probe | Add | Sum | Restore | Score | ExportSum
+ModelAsk: TypeAlias = Start | Initial | Train | Evaluate | Export | StepAsk  # these use the torch model, one at a time
 BlobAsk: TypeAlias = Merge | Check  # these need no model, and are answered while one trains
 Ask: TypeAlias = ModelAsk | BlobAsk
-Answer: TypeAlias = Ready | Done | Checked | Improved | Scored | Failed
+Answer: TypeAlias = Ready | Done | Checked | Improved | Probed | Summed | Scored | Failed
 
 
 class Call(msgspec.Struct, frozen=True, array_like=True):
@@ -127,3 +184,15 @@ class Reply(msgspec.Struct, frozen=True, array_like=True):
 def framed(message: Call | Reply) -> bytes:
     body = msgspec.msgpack.encode(message)
     return len(body).to_bytes(PREFIX_BYTES, "little") + body
+
+
+def packed(kind: str, values: Sequence[int]) -> bytes:
+    """`kind` is Q for seeds, q for coefficients."""
+    return struct.pack(f"<{len(values)}{kind}", *values)
+
+
+def adds(updates: Sequence[tuple[int, int]]) -> Iterator[Add]:
+    """The series of calls for them, none if there are none."""
+    for at in range(0, len(updates), UPDATES):
+        seeds, coefficients = zip(*updates[at : at + UPDATES], strict=True)
+        yield Add(packed("Q", seeds), packed("q", coefficients), more=at + UPDATES < len(updates))

@@ -1,26 +1,28 @@
 """The learner for simulation: it computes in the calling thread, then lets virtual time pass as if that took a while.
 
 Hundreds of learners share one engine (one model, one copy of the data); its own a learner has only the rows of its
-shard. One torch thread and deterministic algorithms: a seed gives one trace.
+shard, and which A it is at. One torch thread and deterministic algorithms: a seed gives one trace, unless the privacy
+option draws its noise, from the system's own chance.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 import trio
 
+from gossipnode.compute.sums import Sum, Sums
 from gossipnode.learn.config import LearnerConfig
 from gossipnode.learn.engine import Engine
 from gossipnode.learn.shard import Shard
 from gossipnode.learn.task import Batch, Data
 from protocols.blobs import Blobs
-from protocols.learner import Evaluation, LearnerError, Trained
+from protocols.learner import Evaluation, LearnerError, Probed, Trained
 from sampling.peers import Round
-from verify.digest import Digest, short
+from verify.digest import Digest, digest_of, short
 
 EVALUATIONS_KEPT = 64  # results shared by learners with one test set: every node evaluates each round's aggregate
 
@@ -33,6 +35,9 @@ class Cost:
     merge_s: float = 0.001  # for each model merged
     check_s: float = 0.0005
     evaluate_s: float = 0.03
+    probe_s: float = 0.0015  # two forward passes
+    add_s: float = 0.00001  # for each update
+    sum_s: float = 0.0005  # to hash, store or restore A
 
 
 class InlineSwarm:
@@ -45,16 +50,32 @@ class InlineSwarm:
         self.engine = Engine(config)
         self.theta0 = self.engine.initial()
         self._evaluations: OrderedDict[Digest, tuple[Batch, dict[str, float]]] = OrderedDict()
+        self._sums: Sums | None = None
 
     def learner(self, shard: Shard, blobs: Blobs, cost: Cost = Cost()) -> InlineLearner:
         """Raises TaskError, LearnerError."""
         return InlineLearner(self, self.engine.data(shard), blobs, cost)
 
+    def sums(self, data: Data) -> Sums:
+        """Made at the first call, with whoever's data: other protocols need none. Raises LearnerError."""
+        if self._sums is None:
+            wanted = self.engine.config.theta0
+            if wanted and wanted != digest_of(self.theta0):
+                raise LearnerError(f"this machine's theta0 is {short(digest_of(self.theta0))}, not {short(wanted)}")
+            self._sums = Sums(self.engine, self.theta0, data)
+        return self._sums
+
     def evaluate(self, model: Digest, blob: bytes, data: Data) -> dict[str, float]:
-        """A pure function of model and test set, so learners with the same test set share what they find."""
+        return self._evaluated(model, data, lambda: self.engine.evaluate(blob, data))
+
+    def score(self, a: Sum, data: Data) -> dict[str, float]:
+        return self._evaluated(a.digest, data, lambda: self.sums(data).score(a, data))
+
+    def _evaluated(self, model: Digest, data: Data, compute: Callable[[], dict[str, float]]) -> dict[str, float]:
+        """A pure function of model, or A, and test set: learners with the same test set share what they find."""
         test, metrics = self._evaluations.get(model, ((), {}))
         if not test or test[0] is not data.test[0]:
-            metrics = self.engine.evaluate(blob, data)
+            metrics = compute()
             self._evaluations[model] = data.test, metrics
             if len(self._evaluations) > EVALUATIONS_KEPT:
                 self._evaluations.popitem(last=False)
@@ -62,10 +83,12 @@ class InlineSwarm:
 
 
 class InlineLearner:
-    """A `protocols.learner.Learner`. Cancelled while the time of a call passes, it stores nothing."""
+    """A `protocols.learner.Learner` and StepLearner. Cancelled while the time of a call passes, it does nothing."""
 
     def __init__(self, swarm: InlineSwarm, data: Data, blobs: Blobs, cost: Cost) -> None:
         self._swarm, self._engine, self._data, self._blobs, self._cost = swarm, swarm.engine, data, blobs, cost
+        self._a: Sum | None = None  # zeros
+        self._stepping = trio.Lock()  # one call after the other, as with a worker
 
     async def initial(self) -> Digest:
         return await self._blobs.put(self._swarm.theta0)
@@ -88,7 +111,51 @@ class InlineLearner:
         return largest
 
     async def evaluate(self, model: Digest) -> Evaluation:
-        metrics = self._swarm.evaluate(model, await self._blob(model), self._data)
+        return await self._evaluation(model, self._swarm.evaluate(model, await self._blob(model), self._data))
+
+    async def probe(self, seeds: Sequence[int], *, seed: int) -> Probed:
+        async with self._stepping:
+            sums, a = self._sums()
+            done = sums.probe(a, self._data, seeds, seed)
+            seconds = len(seeds) * self._cost.probe_s
+            await trio.sleep(seconds)
+            return Probed(done.scalars, done.loss, done.saturated, seconds)
+
+    async def add(self, updates: Sequence[tuple[int, int]]) -> None:
+        async with self._stepping:
+            sums, a = self._sums()
+            added = sums.added(a, updates)
+            await trio.sleep(len(updates) * self._cost.add_s)
+            self._a = added
+
+    async def digest(self) -> Digest:
+        async with self._stepping:
+            await trio.sleep(self._cost.sum_s)
+            return self._sums()[1].digest
+
+    async def snapshot(self) -> Digest:
+        async with self._stepping:
+            await trio.sleep(self._cost.sum_s)
+            return await self._blobs.put(self._sums()[1].snapshot)
+
+    async def restore(self, a: Digest | None) -> None:
+        async with self._stepping:
+            sums, _ = self._sums()
+            restored = sums.zero if a is None else sums.of(await self._blob(a))
+            await trio.sleep(self._cost.sum_s)
+            self._a = restored
+
+    async def score(self) -> Evaluation:
+        async with self._stepping:
+            _, a = self._sums()
+            return await self._evaluation(a.digest, self._swarm.score(a, self._data))
+
+    def _sums(self) -> tuple[Sums, Sum]:
+        """All, and ours."""
+        sums = self._swarm.sums(self._data)
+        return sums, self._a or sums.zero
+
+    async def _evaluation(self, model: Digest, metrics: dict[str, float]) -> Evaluation:
         await trio.sleep(self._cost.evaluate_s)
         return Evaluation(model, metrics["loss"], metrics["accuracy"], len(self._data.test[0]), dict(metrics))
 

@@ -1,7 +1,8 @@
 """The learner of the daemon: calls to a worker process, which is started, watched, interrupted and killed here.
 
 * A call that is cancelled interrupts the worker between two batches; if it does not stop within `grace_s` it is killed.
-* A worker that dies fails the calls it was doing with one line, and the next call starts another.
+* A worker that dies fails the calls it was doing with one line, and the next call starts another. The A of one-byte
+  training dies with it: only `restore` starts another then.
 * What the worker writes to stderr (the task's own output too) goes to the log, line by line.
 Invariant: each model that the worker stored is adopted by the daemon's store before the call returns, so that the
 store's bound counts it. The daemon imports neither torch nor numpy for this.
@@ -30,7 +31,7 @@ from gossipnode.compute.calls import Ask, Call, Failed, Interrupt, Reply
 from gossipnode.learn.config import LearnerConfig
 from gossipnode.learn.names import TaskError
 from protocols.blobs import StoreFull
-from protocols.learner import Evaluation, LearnerError, Trained
+from protocols.learner import Evaluation, LearnerError, Probed, Trained
 from sampling.peers import Round
 from verify.digest import Digest, short
 
@@ -207,12 +208,14 @@ def _how_it_ended(code: int | None) -> str:
 
 
 class WorkerLearner:
-    """A `protocols.learner.Learner`, and what only the daemon asks: `describe`, `export`. Made by `open_worker`."""
+    """A `protocols.learner.Learner` and a StepLearner, and what only the daemon asks: `describe`, `export`,
+    `export_sum`, `spent`. Made by `open_worker`."""
 
     def __init__(self, config: LearnerConfig, adopt: Adopt, nursery: trio.Nursery, grace_s: float) -> None:
         self._config, self._adopt, self._nursery, self._grace_s = config, adopt, nursery, grace_s
         self._child: _Child | None = None
-        self._ready = calls.Ready(0, 0, 0, "")
+        self._bearer: _Child | None = None  # who has A; dead: nobody has it
+        self._ready = calls.Ready(0, 0, 0, "", None)
         self._starting, self._model, self._blobs = trio.Lock(), trio.Lock(), trio.Lock()
 
     @property
@@ -246,12 +249,49 @@ class WorkerLearner:
 
     async def evaluate(self, model: Digest) -> Evaluation:
         scored, _ = await self._ask(self._model, calls.Evaluate(model), calls.Scored)
-        metrics = scored.metrics
-        return Evaluation(model, metrics["loss"], metrics["accuracy"], scored.samples, metrics)
+        return _evaluation(scored)
 
     async def export(self, model: Digest, path: Path) -> None:
         """Write the model as float32 safetensors. Raises OperatorError if that fails, Unfit, LearnerError."""
         await self._ask(self._model, calls.Export(model, str(path)), calls.Done)
+
+    async def probe(self, seeds: Sequence[int], *, seed: int) -> Probed:
+        probed, _ = await self._ask_bearer(calls.Probe(calls.packed("Q", seeds), seed), calls.Probed)
+        self._ready = msgspec.structs.replace(self._ready, spent=probed.spent)
+        return Probed(probed.scalars, probed.loss, probed.saturated, probed.seconds)
+
+    async def add(self, updates: Sequence[tuple[int, int]]) -> None:
+        async with self._model:
+            child = self._with_a()
+            with trio.CancelScope(shield=True):  # else nobody would know whether it was added
+                for ask in calls.adds(updates):
+                    await child.call(ask, self._grace_s)
+
+    async def digest(self) -> Digest:
+        return Digest((await self._ask_bearer(calls.Sum(store=False), calls.Summed))[0].digest)
+
+    async def snapshot(self) -> Digest:
+        return (await self._ask_bearer(calls.Sum(store=True), calls.Summed))[1]
+
+    async def restore(self, a: Digest | None) -> None:
+        async with self._model:
+            child = await self._alive()
+            with trio.CancelScope(shield=True):
+                await child.call(calls.Restore(a or b""), self._grace_s)
+            self._bearer = child
+
+    async def score(self) -> Evaluation:
+        scored, _ = await self._ask_bearer(calls.Score(), calls.Scored)
+        return _evaluation(scored)
+
+    async def export_sum(self, a: Digest | None, path: Path) -> None:
+        """Write theta0 + quantum * A as float32 safetensors, with A from a snapshot, or of zeros. Leaves the learner's
+        own A alone. Raises OperatorError if that fails, Unfit, LearnerError."""
+        await self._ask(self._model, calls.ExportSum(a or b"", str(path)), calls.Done)
+
+    def spent(self) -> float | None:
+        """epsilon, at `learn.spending.DELTA`, of all private probes of this home; None without the privacy option."""
+        return self._ready.spent
 
     async def start(self) -> None:
         """Raises TaskError if task or data are at fault, LearnerError."""
@@ -271,6 +311,7 @@ class WorkerLearner:
             await self._child.kill()  # it is of no use
             raise
         assert isinstance(reply.answer, calls.Ready)
+        self._bearer = self._bearer or self._child  # only the first begins at zero
         self._ready = reply.answer
         _log.debug("worker %d is ready after %.1f s", process.pid, time.monotonic() - began)
 
@@ -283,6 +324,17 @@ class WorkerLearner:
             reply = await (await self._alive()).call(ask, self._grace_s)
         assert isinstance(reply.answer, kind)
         return reply.answer, Digest(reply.stored)
+
+    async def _ask_bearer(self, ask: calls.StepAsk, kind: type[A]) -> tuple[A, Digest]:
+        async with self._model:
+            reply = await self._with_a().call(ask, self._grace_s)
+        assert isinstance(reply.answer, kind)
+        return reply.answer, Digest(reply.stored)
+
+    def _with_a(self) -> _Child:
+        if self._bearer is None or self._bearer.ended.is_set():
+            raise LearnerError("A was lost with the worker process that had it: it must be restored")
+        return self._bearer
 
     async def _alive(self) -> _Child:
         async with self._starting:
@@ -312,6 +364,11 @@ async def open_worker(config: LearnerConfig, adopt: Adopt, *, grace_s: float = G
         if len(group.exceptions) != 1:
             raise
         raise group.exceptions[0] from None
+
+
+def _evaluation(scored: calls.Scored) -> Evaluation:
+    metrics = scored.metrics
+    return Evaluation(Digest(scored.model), metrics["loss"], metrics["accuracy"], scored.samples, metrics)
 
 
 def _environment(threads: int) -> dict[str, str]:

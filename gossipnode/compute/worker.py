@@ -33,6 +33,7 @@ from protocols.learner import LearnerError
 from verify.digest import Digest, digest_of, short
 
 if TYPE_CHECKING:  # torch takes seconds to import: the pipe is watched meanwhile
+    from gossipnode.compute.stepping import Stepping
     from gossipnode.learn.config import LearnerConfig
     from gossipnode.learn.engine import Engine
     from gossipnode.learn.task import Data
@@ -76,55 +77,59 @@ class Bench:
     engine: Engine
     data: Data
     blobs: Path
+    stepping: Stepping
 
     def do(self, ask: Ask, stop: Callable[[], bool]) -> Outcome:
         """Raises whatever goes wrong."""
+        if isinstance(ask, calls.StepAsk):
+            return self.stepping.do(ask, stop)
         match ask:
             case calls.Start(config):
                 return self._start(config), b""
             case calls.Initial():
-                return calls.Done(), self._store(self.engine.initial())
+                return calls.Done(), self.store(self.engine.initial())
             case calls.Train():
                 return self._train(ask, stop)
             case calls.Evaluate(model):
-                metrics = self.engine.evaluate(self._read(model), self.data)
-                return calls.Scored(metrics, len(self.data.test[0])), b""
-            case calls.Export():
-                return self._export(ask), b""
+                metrics = self.engine.evaluate(self.read(model), self.data)
+                return calls.Scored(metrics, len(self.data.test[0]), model), b""
+            case calls.Export(model, path):
+                self.export(self.engine.exported(self.read(model)), path)
+                return calls.Done(), b""
             case calls.Merge(models, weights):
-                return calls.Done(), self._store(self.engine.merge([self._read(model) for model in models], weights))
+                return calls.Done(), self.store(self.engine.merge([self.read(model) for model in models], weights))
             case calls.Check(model):
-                return calls.Checked(self.engine.check(self._read(model))), b""
+                return calls.Checked(self.engine.check(self.read(model))), b""
 
     def _start(self, config: LearnerConfig) -> calls.Ready:
         source = task_source(config.task)  # first: a misspelt name should not take a second to be refused
         import torch
 
+        from gossipnode.compute.stepping import Stepping
         from gossipnode.learn.engine import Engine
 
         torch.set_num_threads(config.threads)
         self.engine = Engine(config)
         self.data = self.engine.data(config.shard)
         self.blobs = Path(config.store) / "blobs"
+        self.stepping = Stepping(self)
         template = self.engine.template
         os.nice(NICENESS)
-        return calls.Ready(template.parameters, template.size, len(self.data.rows), source)
+        return calls.Ready(template.parameters, template.size, len(self.data.rows), source, self.stepping.spent())
 
     def _train(self, ask: calls.Train, stop: Callable[[], bool]) -> Outcome:
         began = time.monotonic()
-        update = self.engine.train(self._read(ask.parent), self.data, seed=ask.seed, stop=stop)
-        stored = self._store(update.blob)
+        update = self.engine.train(self.read(ask.parent), self.data, seed=ask.seed, stop=stop)
+        stored = self.store(update.blob)
         return calls.Improved(update.samples, update.steps, update.loss, time.monotonic() - began), stored
 
-    def _export(self, ask: calls.Export) -> calls.Done:
-        blob = self.engine.exported(self._read(ask.model))
+    def export(self, model: bytes, path: str) -> None:
         try:
-            write_whole(Path(ask.path), blob)
+            write_whole(Path(path), model)
         except OSError as error:
-            raise OperatorError(f"cannot write {ask.path}: {error.strerror}") from error
-        return calls.Done()
+            raise OperatorError(f"cannot write {path}: {error.strerror}") from error
 
-    def _read(self, digest: bytes) -> memoryview:
+    def read(self, digest: bytes) -> memoryview:
         """A blob, mapped and not copied, its digest checked."""
         path = self.blobs / digest.hex()
         try:
@@ -136,7 +141,7 @@ class Bench:
             raise LearnerError(f"model {short(digest)} is damaged on disk: {path}")
         return blob
 
-    def _store(self, blob: bytes) -> Digest:
+    def store(self, blob: bytes) -> Digest:
         try:
             return write_blob(self.blobs, blob)
         except OSError as error:

@@ -11,7 +11,8 @@ torch nor numpy: the status shows what is spent.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Annotated, Final
 
 import msgspec
@@ -34,13 +35,22 @@ class Privacy(msgspec.Struct, frozen=True, kw_only=True):
 
 def epsilon(*, rate: float, sigma: float, uses: int, delta: float, orders: Sequence[int] = ORDERS) -> float:
     """Spent by `uses` of the mechanism. Infinite without noise."""
-    if uses == 0:
-        return 0.0
-    if sigma == 0.0:
+    return composed([(rate, sigma, uses)], delta=delta, orders=orders)
+
+
+def composed(spent: Iterable[tuple[float, float, int]], *, delta: float, orders: Sequence[int] = ORDERS) -> float:
+    """epsilon of mechanisms that differ: (rate, sigma, uses) of each."""
+    used = [each for each in spent if each[2]]
+    if any(sigma == 0.0 for _, sigma, _ in used):
         return math.inf
-    return max(0.0, min(_converted(uses * divergence(order, rate, sigma), order, delta) for order in orders))
+
+    def at(order: int) -> float:
+        return math.fsum(uses * divergence(order, rate, sigma) for rate, sigma, uses in used)
+
+    return max(0.0, min(_converted(at(order), order, delta) for order in orders)) if used else 0.0
 
 
+@lru_cache(maxsize=16 * len(ORDERS))
 def divergence(order: int, rate: float, sigma: float) -> float:
     """Of one use, at a whole order of 2 or more."""
     if rate == 1.0:

@@ -11,6 +11,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from gossipnode.learn.accountant import Privacy
+from gossipnode.learn.rules import Rules
 from gossipnode.learn.shard import Shard
 from protocols.manifest import Manifest, Training
 
@@ -20,10 +22,13 @@ class LearnerConfig(msgspec.Struct, frozen=True, kw_only=True):
     seed: int = 0
     encoding: Literal["float32", "bfloat16", "int8"] = "float32"
     training: Training = Training()
+    rules: Rules | None = None  # of one-byte training; None: the run is another kind
+    theta0: bytes = b""  # digest of what A is relative to; b"": as the seed makes it here
 
+    privacy: Privacy | None = None  # in one-byte training
     shard: Shard = Shard()
     data: str = ""  # path given to the task; "": the task's own data
-    store: str = ""  # the node's store directory, whose blobs/ a worker reads and writes; unused inline
+    store: str = ""  # of the node: a worker reads and writes blobs/ there, and privacy.json; unused inline
     threads: Annotated[int, Meta(ge=1, le=1024)] = 1
     device: Literal["cpu", "cuda", "auto"] = "cpu"
 

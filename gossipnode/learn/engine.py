@@ -19,8 +19,12 @@ from gossipnode.learn import sgd
 from gossipnode.learn.config import LearnerConfig
 from gossipnode.learn.encoding import Buffer, Template, decode, encode
 from gossipnode.learn.flat import Flat
+from gossipnode.learn.kernels.accumulator import elements
+from gossipnode.learn.kernels.host import Host
 from gossipnode.learn.names import last_line
+from gossipnode.learn.rules import Rules
 from gossipnode.learn.shard import Shard
+from gossipnode.learn.spsa import Probed, Spsa
 from gossipnode.learn.task import Batch, Data, TaskError, load_task
 from protocols.learner import LearnerError, Unfit
 
@@ -44,7 +48,8 @@ def never() -> bool:
 class Engine:
     """Owns one model, which every call loads anew: calls do not depend on each other. Not to be shared by threads.
 
-    `merge` and `check` leave the model alone and may run beside the other calls.
+    `merge` and `check` leave the model alone and may run beside the other calls. An Spsa made here uses the same model:
+    what depends on its being at theta goes through `probe` and `score`.
     """
 
     def __init__(self, config: LearnerConfig) -> None:
@@ -97,16 +102,55 @@ class Engine:
     def evaluate(self, blob: Buffer, data: Data) -> dict[str, float]:
         """The task's metrics, `loss` and `accuracy` among them. Raises Unfit, LearnerError."""
         self.flat.load(decode(blob, self.template))
+        return self._metrics(data)
+
+    def exported(self, blob: Buffer) -> bytes:
+        """The model as float32 safetensors, whatever this run's encoding. Raises Unfit."""
+        return encode(decode(blob, self.template), Template(self.flat.layout, "float32"))
+
+    # -- one-byte training --------------------------------------------------------------------------------------------
+
+    @property
+    def rules(self) -> Rules:
+        assert self.config.rules is not None, "the learner was not told that this is a one-byte run"
+        return self.config.rules
+
+    def spsa(self, theta0: Buffer, data: Data) -> Spsa:
+        """With A at zero. Raises LearnerError."""
+        try:
+            vector = decode(theta0, self.template)
+        except Unfit as error:
+            raise LearnerError(f"theta0 is no model of task {self.config.task!r}: {error}") from error
+        config = self.config
+        return Spsa(self.flat, self.task, data, vector, self.rules, threads=config.threads, privacy=config.privacy)
+
+    def probe(self, spsa: Spsa, seeds: Sequence[int], *, seed: int, stop: Callable[[], bool] = never) -> Probed:
+        """Raises LearnerError, and Stopped if `stop()` says so between two probes."""
+        spsa.settle()
+        with self._blame("loss"):
+            return spsa.probe(seeds, seed, stop=stop)
+
+    def score(self, spsa: Spsa, data: Data) -> dict[str, float]:
+        """As `evaluate`, where `spsa` is. Raises LearnerError."""
+        spsa.settle()
+        return self._metrics(data)
+
+    def exported_sum(self, theta0: Buffer, snapshot: Buffer) -> bytes:
+        """theta0 + quantum A as float32 safetensors, to the bit as in training. Raises Unfit."""
+        start = decode(theta0, self.template)
+        theta, learned = start.copy(), len(self.flat.learned)
+        a = elements(snapshot, learned)
+        Host().materialise(theta[:learned], start[:learned], a, quantum=self.rules.quantum)
+        return encode(theta, Template(self.flat.layout, "float32"))
+
+    def _metrics(self, data: Data) -> dict[str, float]:
+        """Of the model as it is."""
         self.flat.model.eval()
         with self._blame("metrics"), torch.no_grad():
             metrics = {name: float(value) for name, value in self.task.metrics(self.flat.model, data.test).items()}
         if missing := {"loss", "accuracy"} - metrics.keys():
             raise LearnerError(f"task {self.config.task!r}: metrics() must report {' and '.join(sorted(missing))}")
         return metrics
-
-    def exported(self, blob: Buffer) -> bytes:
-        """The model as float32 safetensors, whatever this run's encoding. Raises Unfit."""
-        return encode(decode(blob, self.template), Template(self.flat.layout, "float32"))
 
     def _build(self) -> Flat:
         with self._blame("model"):
@@ -117,10 +161,10 @@ class Engine:
 
     @contextlib.contextmanager
     def _blame(self, method: str) -> Iterator[None]:
-        """Name the task for whatever it raises."""
+        """Name the task for whatever it raises; what is ours says all there is to say."""
         try:
             yield
-        except (TaskError, sgd.Stopped):
+        except (TaskError, LearnerError):
             raise
         except Exception as error:  # the operator's own code, which may raise anything
             raise LearnerError(f"task {self.config.task!r} failed in {method}(): {last_line(error)}") from error

@@ -74,6 +74,7 @@ class Spsa:
         if len(flat.learned) == 0:
             raise LearnerError("trainable() names only buffers: one-byte training needs parameters")
         flat.load(theta0)
+        self._buffers = theta0[len(flat.learned) :].copy()
         self._a = _accumulator(flat, theta0[: len(flat.learned)].copy(), rules.quantum, threads, a)
 
     def probe(self, seeds: Sequence[int], batch_seed: int, *, stop: Callable[[], bool] = never) -> Probed:
@@ -113,6 +114,11 @@ class Spsa:
     def add(self, seeds: Words, coefficients: NDArray[np.int64]) -> None:
         """A += sum c z(seed), (n,) each; the negated coefficients take it back. c = multiplier * byte."""
         self._a.add(seeds, coefficients)
+        self._a.materialise(self.flat.learned)
+
+    def settle(self) -> None:
+        """The model is at theta again, buffers and all, whoever else has used it."""
+        self.flat.vector[len(self.flat.learned) :].copy_(torch.from_numpy(self._buffers))
         self._a.materialise(self.flat.learned)
 
     def digest(self) -> Digest:

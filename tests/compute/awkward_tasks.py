@@ -81,6 +81,13 @@ class Long(Hangs):
         return Plain.loss(self, model, batch)
 
 
+class Wide(Plain):
+    """Enough parameters for a second thread to take its share of a sum."""
+
+    def model(self, seed: int) -> nn.Module:
+        return nn.Sequential(nn.Linear(1, 180_000), nn.Linear(180_000, 2))
+
+
 class NoData(Plain):
     def data(self, shard: Shard, path: Path | None) -> Data:
         raise FileNotFoundError("no such disk")
