@@ -12,13 +12,15 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
+from protocols.chain import rules as chain
+
 LEVELS: Final = 127  # -128 is never sent, so that the code is symmetric
 
 
 class Rules(msgspec.Struct, frozen=True, kw_only=True):
     """The defaults suit models of some thousands of parameters, eight seats and some hundreds of steps."""
 
-    probes: Annotated[int, Meta(ge=1, le=64, description="bytes of one origin in a step (K)")] = 16
+    probes: Annotated[int, Meta(ge=1, le=256, description="bytes of one origin in a step (K)")] = 16
     eps: Annotated[float, Meta(gt=0.0, le=1.0, description="how far a probe goes each way along z")] = 0.01
     clip: Annotated[float, Meta(gt=0.0, le=1e6, description="slope that the largest byte stands for")] = 16.0
     batch: Annotated[int, Meta(ge=1, le=65_536, description="examples that a probe's two losses are means of")] = 64
@@ -40,6 +42,18 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
         """The largest |A_i| that `steps` full steps can make: below 2^31, or the rules are refused."""
         falling = sum(map(self.multiplier_at, range(min(steps, self.steps))))
         return LEVELS * self.probes * seats * (falling + max(0, steps - self.steps) * self.multiplier_last)
+
+
+def rules_of(section: chain.Rules) -> Rules:
+    """Those of a run. When a byte counts, and how much, its chain decides: the multipliers here are not used."""
+    return Rules(
+        probes=section.probes,
+        eps=section.epsilon,
+        clip=section.clip,
+        batch=section.batch,
+        quantum_exponent=section.quantum,
+        steps=section.steps,
+    )
 
 
 def multiplier_for(lr: float, *, probes: int, seats: int, clip: float, quantum_exponent: int) -> int:

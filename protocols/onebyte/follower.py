@@ -160,6 +160,8 @@ class Follower:
         held = [(node, a) for block, a in self._blobs.items() if (node := chain.node(block)) is not None]
         node, a = max(held, key=lambda each: (self._book.follows(each[0]), each[0].height))
         try:
+            if a is not None and a not in self._parts.blobs:
+                await self._parts.learner.restore(None)  # where A was lost nothing else is answered, not even its size
             await self.obtain(a)
             await self._parts.learner.restore(a)
         except (NotFetched, Unfit) as error:

@@ -143,11 +143,13 @@ class Swarm:
         *,
         founders: int = 8,
         make_learner: MakeLearner = ToyLearner,
+        a_bytes: int = A_BYTES,
         seed: int = 1,
         allow: Sequence[PeerId] = (),
         **rules: Any,  # noqa: ANN401  # each setting has its own type
     ) -> None:
         self.network, self._nursery, self._make_learner, self._seed = network, nursery, make_learner, seed
+        self._a_bytes = a_bytes
         settings: dict[str, Any] = {"probes": 1, "seats": 4, "epoch": 8, "window": 3, "steps": 1000}
         chain = ChainRules(founders=tuple(signer.peer for signer in SIGNERS[:founders]), **settings | rules)
         self.manifest = Manifest(
@@ -174,7 +176,9 @@ class Swarm:
         return await self.begin(member.index, log, member.blobs if keep else None)
 
     async def begin(self, index: int, log: MemoryLog | None = None, blobs: MemoryBlobs | None = None) -> Member:
-        member = await self._nursery.start(self._live, index, log or MemoryLog(), blobs or MemoryBlobs(64 * A_BYTES))
+        member = await self._nursery.start(
+            self._live, index, log or MemoryLog(), blobs or MemoryBlobs(64 * self._a_bytes)
+        )
         assert isinstance(member, Member)
         if index < len(self.members):
             self.members[index] = member
