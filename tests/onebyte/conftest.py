@@ -176,9 +176,8 @@ class Swarm:
         return await self.begin(member.index, log, member.blobs if keep else None)
 
     async def begin(self, index: int, log: MemoryLog | None = None, blobs: MemoryBlobs | None = None) -> Member:
-        member = await self._nursery.start(
-            self._live, index, log or MemoryLog(), blobs or MemoryBlobs(64 * self._a_bytes)
-        )
+        blobs = blobs or MemoryBlobs(64 * self._a_bytes)
+        member = await self._nursery.start(self._live, index, log or MemoryLog(), blobs)
         assert isinstance(member, Member)
         if index < len(self.members):
             self.members[index] = member

@@ -22,7 +22,7 @@ async def test_digits_are_learnt_with_one_a(make_swarm: Any, autojump_clock: Moc
     def learner(blobs: MemoryBlobs, index: int) -> InlineLearner:
         return inline[0].learner(Shard(index=index, count=NODES), blobs)
 
-    settings = {"steps": 60, "probes": 8, "seats": 8, "epoch": 16, "stage": 4}
+    settings = {"steps": 40, "probes": 8, "seats": 8, "epoch": 8, "stage": 3}
     swarm = make_swarm(make_learner=learner, a_bytes=4 * PARAMETERS, **settings)
     config = msgspec.structs.replace(LearnerConfig.of(swarm.manifest), theta0=b"")  # as the seed makes it
     inline.append(InlineSwarm(config))
@@ -33,5 +33,5 @@ async def test_digits_are_learnt_with_one_a(make_swarm: Any, autojump_clock: Moc
     assert len(digests) == 1
     after = await swarm.members[0].learner.score()
     assert before.accuracy < 0.2
-    assert after.accuracy > 0.6
-    assert {member.node.certified_height for member in swarm.members} == {32}
+    assert after.accuracy > 0.5
+    assert {member.node.certified_height for member in swarm.members} == {24}
