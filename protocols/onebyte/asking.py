@@ -44,7 +44,7 @@ HASTE = 4  # questions in the shortest deadline, while we wait for something
 GROWTH = 1.5  # of the time between two questions that bring nothing
 FRUITLESS = 16  # such questions, after which it grows no more
 FINISHED_S = 10.0  # between two looks of a member that has finished at how others did
-BREATH_S = 0.05  # between two questions of ours, however urgent
+BREATH_S = 0.05  # between two questions to one peer, however urgent: what it rations is more (`protocols.desk`)
 AT_ONCE = 3  # questions under way
 IN_A_ROW = 256  # questions to one partner while its answers bring us on
 
@@ -117,6 +117,7 @@ class Asker:
             before = self._book.tip
             if not await self.ask(peer) or self._book.tip is before:
                 return
+            await trio.sleep(BREATH_S)
 
     async def ask(self, peer: PeerId) -> bool:
         """One question. True if there is more to be had."""

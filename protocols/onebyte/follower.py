@@ -146,6 +146,8 @@ class Follower:
     async def _begin_at(self, snapshot: Snapshot) -> None:
         self.offered = None
         before, checkpoint = self._book.tip, snapshot.checkpoint
+        if checkpoint.height <= self._book.chain.certified.height:
+            return  # it was certified here meanwhile
         await self._book.replace(snapshot)
         self._blobs = {Digest(checkpoint.block): checkpoint.model}
         self._based_at, self._base, self.at, self.model = checkpoint.height, checkpoint.model, None, checkpoint.model

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -72,7 +73,7 @@ async def test_a_rewrite_replaces_all(tmp_path: Path) -> None:
     await log.rewrite([b"base", b"block"])
     await log.append(b"after", durable=True)
     assert list(RecordLog(path).records()) == [b"base", b"block", b"after"]
-    assert [each.name for each in tmp_path.iterdir()] == ["chain"]
+    assert os.listdir(tmp_path) == ["chain"]
 
 
 async def test_half_a_record_is_taken_back_when_the_disk_is_full(
@@ -83,7 +84,7 @@ async def test_half_a_record_is_taken_back_when_the_disk_is_full(
     before = path.read_bytes()
 
     def full(descriptor: int, data: bytes) -> None:
-        path.open("ab").write(data[:5])
+        os.write(descriptor, data[:5])
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
