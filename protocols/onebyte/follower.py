@@ -147,6 +147,8 @@ class Follower:
     async def _begin_at(self, snapshot: Snapshot) -> None:
         self.offered = None
         before, checkpoint = self._book.tip, snapshot.checkpoint
+        if checkpoint.height <= self._book.chain.certified.height:
+            return  # it was certified here meanwhile
         await self._book.replace(snapshot)
         self._blobs = {Digest(checkpoint.block): checkpoint.model}
         self._based_at, self._base, self.at, self.model = checkpoint.height, checkpoint.model, None, checkpoint.model
@@ -161,6 +163,8 @@ class Follower:
         held = [(node, a) for block, a in self._blobs.items() if (node := chain.node(block)) is not None]
         node, a = max(held, key=lambda each: (self._book.follows(each[0]), each[0].height))
         try:
+            if a is not None and a not in self._parts.blobs:
+                await self._parts.learner.restore(None)  # where A was lost nothing else is answered, not even its size
             await self.obtain(a)
             await self._parts.learner.restore(a)
         except (NotFetched, Unfit) as error:
