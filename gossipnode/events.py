@@ -57,7 +57,7 @@ class Restart(Event, frozen=True, kw_only=True):
 
 
 class Join(Event, frozen=True, kw_only=True):
-    """New identities, each through a random living node."""
+    """New identities, each given the addresses of a few random living nodes."""
 
     kind = "join"
     nodes: Annotated[int, Meta(ge=1)]

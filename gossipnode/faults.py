@@ -19,9 +19,10 @@ import trio
 from gossipnode.events import Churn, Event, Freeze, Heal, Join, Kill, Leave, Partition, Restart, Slow, told
 from gossipnode.members import Member, crash, leave
 from gossipnode.net.simulated import SimulatedNetwork
-from sampling.peers import Round
+from sampling.peers import PeerId, Round
 
 SURVIVORS: Final = 2
+DOORS: Final = 3  # living members whose addresses a newcomer is given: one may be too slow or about to die
 
 
 class Happened(msgspec.Struct, frozen=True, kw_only=True):
@@ -139,15 +140,27 @@ class Faults:
         return [among[index] for index in sorted(chosen)]
 
     def _victims(self, amount: float) -> list[Member]:
-        living, doors = self._living(), self._doors()
+        living = self._living()
         count = max(1, round(amount * len(living))) if amount < 1 else int(amount)
-        others = [member for member in living if not doors.intersection(member.addresses())]
+        doors = self._doors(living, count)
+        others = [member for member in living if member.peer not in doors]
         return self._drawn(others, max(1, min(count, len(living) - SURVIVORS))) if len(living) > SURVIVORS else []
 
-    def _doors(self) -> set[str]:
-        """Addresses through which somebody who has met nobody yet is coming in."""
-        strangers = [member for member in self._living() if len(member.node.parts.membership.view) <= 1]
-        return {address for member in strangers for address in member.run.bootstrap}
+    def _doors(self, living: Sequence[Member], count: int) -> set[PeerId]:
+        """One living machine for each that knows so few, those away included: who knows nobody any more needs its
+        operator, and no protocol."""
+        doors = set()
+        for member in self._stage.members:
+            state = member.journal.load()
+            named = {each.peer for each in state.view.registrations} if state is not None else set()
+            known = [
+                each.peer
+                for each in living
+                if each is not member and (each.peer in named or set(each.addresses()) & set(member.run.bootstrap))
+            ]
+            if 0 < len(known) <= count:
+                doors.add(known[0])
+        return doors
 
     def _write_down(self, kind: str, members: Sequence[Member], event: Event | None = None) -> None:
         now = trio.current_time()
@@ -188,8 +201,9 @@ class Faults:
     async def _join(self, event: Join) -> None:
         members = []
         for _ in range(event.nodes):
-            known = self._rng.choice(self._living())
-            members.append(await self._stage.newcomer(known.addresses()))
+            living = self._living()
+            known = self._rng.sample(living, min(DOORS, len(living)))
+            members.append(await self._stage.newcomer([each.addresses()[0] for each in known]))
         self._write_down("join", members, event)
 
     async def _churn(self, event: Churn) -> None:

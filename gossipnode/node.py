@@ -42,6 +42,7 @@ from verify.standing import Offence, OffenceKind, Past, Standing
 
 log = logging.getLogger(__name__)
 
+REMEMBER_FIRST_S, REMEMBER_MOST_S = 1.0, 300.0  # between two saves of whom we know, ever longer
 TWIN_S = 300.0  # without a later record of ours at a peer: whoever made the last one has gone
 TWIN_PAUSE_S = 8.0  # between two of them when the operator is told, four in a row: one is a lost state, two a race
 
@@ -180,6 +181,7 @@ class Node:
                     await membership.acquainted.wait()
             await self._join()
             nursery.start_soon(self._stay_joined)
+            nursery.start_soon(self._remember_peers)
             nursery.start_soon(self.protocol.run)
             for task in self._beside:
                 nursery.start_soon(task)
@@ -224,6 +226,14 @@ class Node:
             if backoff.delay_s == TWIN_PAUSE_S:
                 log.error("another process has this node's identity: stop one of them, or give it a home of its own")
             await trio.sleep_until(backoff.next_at)
+
+    async def _remember_peers(self) -> None:
+        """Whoever we have met must be found again after a crash: the node that we were pointed at may be gone then."""
+        pause_s = REMEMBER_FIRST_S
+        while True:
+            await trio.sleep(pause_s * self.parts.rng.uniform(0.5, 1.5))
+            await self.save()
+            pause_s = min(2 * pause_s, REMEMBER_MOST_S)
 
     async def leave(self) -> None:
         """Say goodbye and save; quick, for the operator waits."""

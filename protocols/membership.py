@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 DEGREE = 8  # links kept up: GossipSub's mesh wants about 6, and 8 random links connect any swarm we can hold a view of
 EXCHANGE_S = 2.0  # between exchanges, jittered by half; a view of n peers is known to all after about log2(n) of them
 DIAL_TICK_S = 0.5  # how often missing links are looked for
+ACROSS_S = 20.0  # so often one more member is linked: two sides of a partition have links enough of their own
 TOUCHES = 3  # times in an activity window that a live peer is noted: each note travels to everybody
 HELLO_S = 10.0  # includes the other side's start-up on a busy machine
 GOODBYE_S = 1.0  # of the 5 s in which a node must stop
@@ -85,6 +86,7 @@ class Membership:
         self._strangers: set[PeerId] = set()  # of another run or version: told so, left alone
         self._backoffs: dict[str, Backoff] = {}  # by bootstrap address or peer
         self._rng = rng
+        self._across_at = trio.current_time() + ACROSS_S * rng.uniform(0.5, 1.5)
         self.outbid = trio.Event()  # somebody knows a later record of us than we do: join again
         self.acquainted = trio.Event()  # a first peer of this run has answered
         desk.heard = self._heard
@@ -249,6 +251,9 @@ class Membership:
         idle = len(linked) >= DEGREE
         unlinked = [(at, None) for at, peer in self._bootstrap.items() if peer is None or not (idle or peer in linked)]
         room = DEGREE - len(linked) - sum(backoff.busy for backoff in self._backoffs.values())
+        if trio.current_time() >= self._across_at:
+            self._across_at = trio.current_time() + ACROSS_S * self._rng.uniform(0.5, 1.5)
+            room = max(room, 1)
         chosen = self._unlinked(linked, room) if room > 0 else []
         return [*unlinked, *((str(peer), peer) for peer in chosen)]
 

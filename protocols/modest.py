@@ -41,7 +41,7 @@ from verify.digest import Digest, short
 log = logging.getLogger(__name__)
 
 FIRST_ROUND_S = 5.0  # patience with a round before any has been measured; what it makes us repeat is cheap
-LOOK_BACK_S = 60.0  # between two looks of a node that has finished at how others did
+LOOK_BACK_S = 30.0  # between two looks of a node that has finished at how others did
 LOOKS = 4  # in the shortest time of a round, at who is here before the first
 LEISURE = 2  # learned round deadlines over which the pulls of a swarm spread that has more nodes than one has links
 STALL = 3  # learned round deadlines without news before a node asks around and takes the round up itself

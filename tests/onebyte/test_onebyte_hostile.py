@@ -61,7 +61,7 @@ async def test_an_equivocator_is_expelled(make_swarm: Any, autojump_clock: MockC
     await swarm.until(lambda: all((bad.peer, OffenceKind.EQUIVOCATION) in offences(each) for each in honest))
     height = honest[0].height
     await swarm.until(lambda: min(each.height for each in honest) > height + 20)
-    assert bad.node.expelled
+    assert bad.node.chain.expelled
     assert bad.node.troubles
     await swarm.until_one()
 

@@ -19,7 +19,7 @@ async def test_eight_nodes_go_on_with_one_a(make_swarm: Any, autojump_clock: Moc
     await swarm.until_one()
     assert min(member.node.certified_height for member in swarm.members) >= 32
     assert all(member.node.final for member in swarm.members)
-    assert all(member.node.is_member and member.node.scalars_sent > 10 for member in swarm.members)
+    assert all(member.node.chain.is_member and member.node.chain.scalars_sent > 10 for member in swarm.members)
     assert not any(member.node.troubles for member in swarm.members)
 
 
@@ -38,7 +38,7 @@ async def test_the_author_alone_begins_and_others_join(make_swarm: Any, autojump
     (author,) = await swarm.start(1)
     await swarm.until_height(20)
     await swarm.start(3)
-    await swarm.until(lambda: author.node.members == 4)
+    await swarm.until(lambda: author.node.chain.members == 4)
     await swarm.until(lambda: all(member.learner.probed > 3 for member in swarm.members))
     await swarm.until_one()
 
@@ -84,7 +84,7 @@ async def test_who_was_away_says_that_it_is_here(make_swarm: Any, autojump_clock
     back = await swarm.restart(members[3])
     assert back.height > 0  # as far as its journal says
     await swarm.until(lambda: back.learner.probed > 2)
-    assert not back.node.dormant
+    assert not back.node.chain.dormant
     await swarm.until_one()
 
 
@@ -104,10 +104,10 @@ async def test_a_partition_heals(make_swarm: Any, autojump_clock: MockClock, sma
     await swarm.until_height(max(member.height for member in members) + 20)
     await swarm.until_one()
     assert min(member.node.certified_height for member in members) >= certified
-    assert any(member.node.dropped for member in members)
+    assert any(member.node.chain.dropped for member in members)
     if smaller == 2:
         assert certified > 30
-        assert not members[7].node.dropped  # what is certified is not left
+        assert not members[7].node.chain.dropped  # what is certified is not left
         assert members[0].learner.restored[-1] is not None  # from a snapshot: the blocks between are forgotten
 
 
@@ -129,7 +129,7 @@ async def test_a_task_that_fails_stops_nobody_else(make_swarm: Any, autojump_clo
     await swarm.until_height(10)
     members[2].learner.fails = True
     await swarm.until_height(40)
-    assert members[2].node.dormant
+    assert members[2].node.chain.dormant
     assert members[2].node.troubles == ["KeyError: 'label'"]
     members[2].learner.fails = False
     await swarm.until_one()
@@ -140,11 +140,11 @@ async def test_who_leaves_is_no_member_and_may_come_back(make_swarm: Any, autoju
     members = await swarm.start(4)
     await swarm.until_height(10)
     await members[3].node.leave()
-    await swarm.until(lambda: members[0].node.members == 3)
+    await swarm.until(lambda: members[0].node.chain.members == 3)
     swarm.crash(members[3])
     height = members[0].height
     back = await swarm.restart(members[3])
-    await swarm.until(lambda: back.node.is_member and back.learner.probed > 1)
+    await swarm.until(lambda: back.node.chain.is_member and back.learner.probed > 1)
     assert back.node.book.tip.state.members[back.peer].since >= height - 1
     await swarm.until_one()
 

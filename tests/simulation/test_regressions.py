@@ -27,6 +27,8 @@ MENDED: dict[str, Case] = {
     # The same after the last round: they never agreed.
     "two sides at the end": (8, 8, 1, (Partition(at_round=3, groups=(0.25,), one_way=True, for_s=20.0),)),
     "divided at the last round": (8, 6, 1, (Partition(at_round=5, groups=(0.5, 0.5), for_s=200.0),)),
+    # Each side had links enough of its own, so that nobody ever looked for the other.
+    "two sides that need nobody": (26, 8, 1, (Partition(at_round=5, groups=(0.5, 0.5), for_s=60.0),)),
 }  # fmt: skip
 
 
