@@ -29,6 +29,7 @@ from protocols.messages import (
     TrainedModel,
     Unable,
 )
+from protocols.onebyte.messages import AskChain, AskSnapshot
 from protocols.rates import Grant, Rates
 from protocols.transport import NoAnswer, Transport, Unreachable
 from sampling.peers import PeerId
@@ -39,8 +40,9 @@ log = logging.getLogger(__name__)
 # An answer takes milliseconds; where training has all the cores, seconds. A lost question costs the first wait.
 INSIST_S = (1.0, 3.0, 6.0)
 
-# On these we ask or fetch from others, or check signatures: they may cost a thousand times what it costs to ask.
-ACTING = (Aggregated, Compare, Exchange, Proposal, Settled, TrainedModel, Unable)
+# On these we ask or fetch from others, check signatures, or answer at length: they may cost a thousand times what it
+# costs to ask.
+ACTING = (Aggregated, AskChain, AskSnapshot, Compare, Exchange, Proposal, Settled, TrainedModel, Unable)
 
 M = TypeVar("M", bound=AnyMessage)
 A = TypeVar("A", bound=AnyMessage)

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from gossipnode.learn.accountant import Privacy
-from gossipnode.learn.rules import Rules
+from gossipnode.learn.rules import Rules, rules_of
 from gossipnode.learn.shard import Shard
 from protocols.manifest import Manifest, Training
 
@@ -39,22 +39,12 @@ class LearnerConfig(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def of(cls, manifest: Manifest) -> LearnerConfig:
         """For a run that exists; `msgspec.structs.replace` adds what is this node's own."""
-        config = cls(task=manifest.task, seed=manifest.seed, encoding=manifest.encoding, training=manifest.training)
-        if manifest.protocol != "onebyte":
-            return config
-        return msgspec.structs.replace(config, rules=_rules(manifest), theta0=bytes.fromhex(manifest.theta0))
-
-
-def _rules(manifest: Manifest) -> Rules:
-    """What the learner needs of them: which byte counts how much, the chain tells it with each update."""
-    chain = manifest.onebyte
-    return Rules(
-        probes=chain.probes,
-        eps=chain.epsilon,
-        clip=chain.clip,
-        batch=chain.batch,
-        quantum_exponent=chain.quantum,
-        multiplier=chain.multiplier(1),
-        multiplier_last=chain.multiplier(chain.steps),
-        steps=chain.steps,
-    )
+        one_byte = manifest.protocol == "onebyte"
+        return cls(
+            task=manifest.task,
+            seed=manifest.seed,
+            encoding=manifest.encoding,
+            training=manifest.training,
+            rules=rules_of(manifest.onebyte) if one_byte else None,
+            theta0=bytes.fromhex(manifest.theta0) if one_byte else b"",
+        )

@@ -12,6 +12,8 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
+from protocols.chain import rules as chain
+
 LEVELS: Final = 127  # -128 is never sent, so that the code is symmetric
 
 
@@ -40,6 +42,18 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
         """The largest |A_i| that `steps` full steps can make: below 2^31, or the rules are refused."""
         falling = sum(map(self.multiplier_at, range(min(steps, self.steps))))
         return LEVELS * self.probes * seats * (falling + max(0, steps - self.steps) * self.multiplier_last)
+
+
+def rules_of(section: chain.Rules) -> Rules:
+    """Those of a run. When a byte counts, and how much, its chain decides: the multipliers here are not used."""
+    return Rules(
+        probes=section.probes,
+        eps=section.epsilon,
+        clip=section.clip,
+        batch=section.batch,
+        quantum_exponent=section.quantum,
+        steps=section.steps,
+    )
 
 
 def multiplier_for(lr: float, *, probes: int, seats: int, clip: float, quantum_exponent: int) -> int:

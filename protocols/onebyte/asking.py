@@ -18,6 +18,7 @@ import trio
 
 from protocols.chain.forks import Node
 from protocols.chain.messages import id_of
+from protocols.chain.plan import Missing
 from protocols.onebyte.book import Book
 from protocols.onebyte.messages import (
     ANSWER_BYTES,
@@ -43,7 +44,7 @@ HASTE = 4  # questions in the shortest deadline, while we wait for something
 GROWTH = 1.5  # of the time between two questions that bring nothing
 FRUITLESS = 16  # such questions, after which it grows no more
 FINISHED_S = 10.0  # between two looks of a member that has finished at how others did
-BREATH_S = 0.05  # between two questions of ours, however urgent
+BREATH_S = 0.05  # between two questions to one peer, however urgent: what it rations is more (`protocols.desk`)
 AT_ONCE = 3  # questions under way
 IN_A_ROW = 256  # questions to one partner while its answers bring us on
 
@@ -70,13 +71,20 @@ class Asker:
         async with trio.open_nursery() as nursery:
             while True:
                 await self._until_due()
-                before = self._book.tip
+                before = self._wanting()
                 if (peer := self._whom()) is not None and len(nursery.child_tasks) < AT_ONCE:
                     nursery.start_soon(self.catch_up_with, peer)
                 self._asked_s, self._jitter = trio.current_time(), self._parts.rng.uniform(0.5, 1.5)
                 await trio.sleep(BREATH_S)
-                self._fruitless = 0 if self._book.tip is not before else self._fruitless + 1
-                self._lacks = any(self._book.chain.missing())
+                after = self._wanting()
+                self._fruitless = 0 if after != before else self._fruitless + 1
+                self._lacks = isinstance(after, Missing)
+
+    def _wanting(self) -> Missing | Digest:
+        """What we are after: what is lacking, or else what comes after the tip. Who names what does not exist must not
+        keep us asking often."""
+        missing = self._book.chain.missing()
+        return missing if any(missing) else self._book.tip.digest
 
     async def _until_due(self) -> None:
         book = self._book
@@ -109,6 +117,7 @@ class Asker:
             before = self._book.tip
             if not await self.ask(peer) or self._book.tip is before:
                 return
+            await trio.sleep(BREATH_S)
 
     async def ask(self, peer: PeerId) -> bool:
         """One question. True if there is more to be had."""

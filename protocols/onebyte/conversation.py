@@ -7,7 +7,7 @@ The chain (`protocols.chain`) decides what counts; nothing here does, so nothing
 
 from __future__ import annotations
 
-import logging
+from functools import partial
 
 import trio
 
@@ -24,8 +24,6 @@ from protocols.onebyte.parts import Hooks, Parts
 from protocols.training import ChainFigures, Committee, Phase
 from sampling.peers import PeerId, Round
 from verify.digest import Digest
-
-log = logging.getLogger(__name__)
 
 SAY_AGAIN = 4.0  # deadlines until a change that no block carries yet is said again
 STALLED = 20.0  # deadlines without a step before the status says so
@@ -86,7 +84,8 @@ class OneByte:
             await self.book.bell.until(lambda: self._wanted() is not None)
             if (change := self._change()) is not None:
                 await self.book.change(change)
-            await trio.sleep(SAY_AGAIN * self.book.pace.deadline_s * self._parts.rng.uniform(0.5, 1.5))
+            with trio.move_on_after(SAY_AGAIN * self.book.pace.deadline_s * self._parts.rng.uniform(0.5, 1.5)):
+                await self.book.bell.until(partial(self._is_stale, change))
 
     def _wanted(self) -> type[Change] | None:
         state, me = self.book.tip.state, self.book.me
@@ -105,11 +104,17 @@ class OneByte:
             return sign(Here(tip.height, self.book.me, b""), self._parts.signer, self.book.run)
         if wanted is None:
             return None
-        after = -1 if self.book.departed is None else self.book.departed
-        stale = self._said is None or self._said.height < max(tip.height - self.book.rules.epoch, after + 1)
-        if stale or self._said is None:
-            self._said = self.book.links.join(max(tip.height, after + 1))
+        if self._said is None or self._is_stale(self._said):
+            self._said = self.book.links.join(max(tip.height, self._joins_after() + 1))
         return self._said
+
+    def _is_stale(self, change: Change | None) -> bool:
+        """A Join that no block can carry, or soon none: it was made before we had caught up, say."""
+        oldest = max(self.book.tip.height - self.book.rules.epoch, self._joins_after() + 1)
+        return isinstance(change, Join) and change.height < oldest
+
+    def _joins_after(self) -> int:
+        return -1 if self.book.departed is None else self.book.departed
 
     # -- what the node is shown ---------------------------------------------------------------------------------------
 

@@ -49,6 +49,7 @@ class Follower:
         self.failure: str | None = None  # what the operator's task, or the store, could not do
         self.reorganisations = 0
         self.dropped: tuple[Node, Node] | None = None  # the last branch we left, and for which one
+        self._recalled_tip = book.tip.digest
         self._keep()
 
     async def run(self) -> None:
@@ -147,11 +148,13 @@ class Follower:
     async def _begin_at(self, snapshot: Snapshot) -> None:
         self.offered = None
         before, checkpoint = self._book.tip, snapshot.checkpoint
+        if checkpoint.height <= self._book.chain.certified.height:
+            return  # it was certified here meanwhile
         await self._book.replace(snapshot)
         self._blobs = {Digest(checkpoint.block): checkpoint.model}
         self._based_at, self._base, self.at, self.model = checkpoint.height, checkpoint.model, None, checkpoint.model
         self._keep()
-        if before.height >= checkpoint.height:  # below it, ours may have been the same branch
+        if before.digest != self._recalled_tip:  # what was read back, and nothing since, is most likely of this branch
             self.dropped = before, self._book.tip
         log.info("going on from the certified checkpoint of height %d", checkpoint.height)
 

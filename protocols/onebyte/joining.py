@@ -18,7 +18,7 @@ from protocols.chain.checkpoints import BadSnapshot, Snapshot, anchored, conflic
 from protocols.exchange import NotFetched
 from protocols.learner import LearnerError
 from protocols.messages import AnyMessage, Refused
-from protocols.onebyte.asking import Asker
+from protocols.onebyte.asking import BREATH_S, Asker
 from protocols.onebyte.book import Book
 from protocols.onebyte.follower import Follower
 from protocols.onebyte.messages import PART_BYTES, AskSnapshot, SnapshotIs
@@ -31,7 +31,7 @@ from verify.standing import OffenceKind
 log = logging.getLogger(__name__)
 
 ASKED = 3
-AGAIN_S = 2.0  # at most so often: whoever claims to be ahead makes us ask
+AGAIN_S = (2.0, 60.0)  # at most so often, and more rarely if it brings nothing: whoever claims to be ahead makes us ask
 SERVED = 2  # snapshots kept as bytes, so that a download ends with the one it began with
 
 
@@ -45,14 +45,17 @@ class Joiner:
 
     async def run(self) -> None:
         """Until cancelled."""
+        again_s = AGAIN_S[0]
         while True:
             await self._book.bell.until(lambda: bool(self._asker.beyond) and self._follower.offered is None)
+            before = self._book.chain
             try:
                 await self._join()
             except (NotFetched, StoreFull, LearnerError) as error:
                 log.info("A of the certified checkpoint is not here: %s", error)
             self._asker.beyond.clear()  # whoever still is beyond says so again
-            await trio.sleep(AGAIN_S * self._parts.rng.uniform(0.5, 1.5))
+            again_s = AGAIN_S[0] if self._book.chain is not before else min(2 * again_s, AGAIN_S[1])
+            await trio.sleep(again_s * self._parts.rng.uniform(0.5, 1.5))
 
     async def _join(self) -> None:
         """Raises NotFetched, StoreFull, LearnerError."""
@@ -106,6 +109,7 @@ class Joiner:
             digest = part.digest
             if len(data) == part.size:
                 break
+            await trio.sleep(BREATH_S)
         if digest_of(data) != digest:
             raise BadSnapshot("its parts do not hash to its name")
         return bytes(data)

@@ -15,7 +15,7 @@ import trio
 from numpy.typing import NDArray
 
 from gossipnode.memoryblobs import MemoryBlobs
-from gossipnode.net.simulated import Conditions, SimulatedNetwork, simulate_network
+from gossipnode.net.simulated import Conditions, SimulatedNetwork, SimulatedTransport, simulate_network
 from gossipnode.recordlog import MemoryLog
 from protocols import limits
 from protocols.chain.checkpoints import Promises
@@ -99,8 +99,12 @@ class ToyLearner:
         return Evaluation(self.now(), float(np.abs(1000 - self.a).mean()), 0.5, 10)
 
 
+SIGNS = 2 * (np.arange(256)[:, None] >> np.arange(LENGTH) & 1) - 1
+
+
 def signs(seed: int) -> A:
-    return np.array([1 if seed >> bit & 1 else -1 for bit in range(LENGTH)], dtype=np.int64)
+    found: A = SIGNS[seed % 256]
+    return found
 
 
 @dataclass
@@ -139,11 +143,13 @@ class Swarm:
         *,
         founders: int = 8,
         make_learner: MakeLearner = ToyLearner,
+        a_bytes: int = A_BYTES,
         seed: int = 1,
         allow: Sequence[PeerId] = (),
         **rules: Any,  # noqa: ANN401  # each setting has its own type
     ) -> None:
         self.network, self._nursery, self._make_learner, self._seed = network, nursery, make_learner, seed
+        self._a_bytes = a_bytes
         settings: dict[str, Any] = {"probes": 1, "seats": 4, "epoch": 8, "window": 3, "steps": 1000}
         chain = ChainRules(founders=tuple(signer.peer for signer in SIGNERS[:founders]), **settings | rules)
         self.manifest = Manifest(
@@ -152,7 +158,7 @@ class Swarm:
             task="digits",
             author=SIGNERS[0].peer,
             theta0="ab" * 32,
-            model_bytes=A_BYTES,
+            model_bytes=a_bytes,
             timing=Timing(round_floor_s=0.5, round_ceiling_s=20.0),
             admission=Admission(mode="allow", allow=tuple(allow)) if allow else Admission(),
             onebyte=chain,
@@ -170,7 +176,8 @@ class Swarm:
         return await self.begin(member.index, log, member.blobs if keep else None)
 
     async def begin(self, index: int, log: MemoryLog | None = None, blobs: MemoryBlobs | None = None) -> Member:
-        member = await self._nursery.start(self._live, index, log or MemoryLog(), blobs or MemoryBlobs(64 * A_BYTES))
+        blobs = blobs or MemoryBlobs(64 * self._a_bytes)
+        member = await self._nursery.start(self._live, index, log or MemoryLog(), blobs)
         assert isinstance(member, Member)
         if index < len(self.members):
             self.members[index] = member
@@ -195,10 +202,10 @@ class Swarm:
         self,
         index: int,
         signer: Signer,
-        transport: Any,
+        transport: SimulatedTransport,
         log: MemoryLog,
         blobs: MemoryBlobs,
-        scope: trio.CancelScope,  # noqa: ANN401
+        scope: trio.CancelScope,
     ) -> Member:
         standing, offences, published = Standing(), [], []
 
@@ -311,3 +318,8 @@ async def lossy_swarm() -> AsyncIterator[MakeSwarm]:
     """Three in ten of all messages are lost: gossip, questions, and answers."""
     async with swarms(Conditions(delay=0.02, gossip_loss=0.3, request_loss=0.3)) as make:
         yield make
+
+
+@pytest.fixture(scope="session")
+def is_covered() -> Callable[[Promises, AnyMessage], bool]:
+    return covered

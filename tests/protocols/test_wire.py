@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
-import types
 import tracemalloc
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
