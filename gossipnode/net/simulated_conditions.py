@@ -52,7 +52,7 @@ class Conditions:
     # have been silent for 7.5 s when its peer vanishes.
     detection_s: float = 12.5
     detection_spread_s: float = 10.0  # detection takes up to this much longer
-    dial_timeout_s: float = 5.0
+    dial_timeout_s: float = 8.0
     # A peer that restarts and dials before its death was noticed. False, as on the real transport: the new link takes
     # the old one's place and nobody is told; what was asked over the old one breaks after `replaced_s`. True: LinkDown,
     # then LinkUp.

@@ -49,6 +49,7 @@ class Follower:
         self.failure: str | None = None  # what the operator's task, or the store, could not do
         self.reorganisations = 0
         self.dropped: tuple[Node, Node] | None = None  # the last branch we left, and for which one
+        self._recalled_tip = book.tip.digest
         self._keep()
 
     async def run(self) -> None:
@@ -153,7 +154,7 @@ class Follower:
         self._blobs = {Digest(checkpoint.block): checkpoint.model}
         self._based_at, self._base, self.at, self.model = checkpoint.height, checkpoint.model, None, checkpoint.model
         self._keep()
-        if before.height >= checkpoint.height:  # below it, ours may have been the same branch
+        if before.digest != self._recalled_tip:  # what was read back, and nothing since, is most likely of this branch
             self.dropped = before, self._book.tip
         log.info("going on from the certified checkpoint of height %d", checkpoint.height)
 
@@ -163,8 +164,6 @@ class Follower:
         held = [(node, a) for block, a in self._blobs.items() if (node := chain.node(block)) is not None]
         node, a = max(held, key=lambda each: (self._book.follows(each[0]), each[0].height))
         try:
-            if a is not None and a not in self._parts.blobs:
-                await self._parts.learner.restore(None)  # where A was lost nothing else is answered, not even its size
             await self.obtain(a)
             await self._parts.learner.restore(a)
         except (NotFetched, Unfit) as error:

@@ -21,6 +21,7 @@ from libp2p.stream_muxer.yamux.yamux import (
 from gossipnode.memoryblobs import MemoryBlobs
 from gossipnode.net.libp2p import quick
 from gossipnode.net.libp2p.transport import open_libp2p
+from protocols.transport import NoAnswer
 from sampling.peers import PeerId
 
 
@@ -166,3 +167,13 @@ async def test_the_transport_is_made_of_these_parts() -> None:
         assert isinstance(stream, quick.QuickStream)
         assert isinstance(stream.muxed_stream, quick.QuickYamuxStream)
         await stream.reset()
+
+
+async def test_a_question_whose_time_ran_out_while_linking_is_not_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def at_the_last_moment(peer: PeerId) -> None:
+        pass
+
+    async with open_libp2p(os.urandom(32)) as asker, open_libp2p(os.urandom(32)) as other:
+        monkeypatch.setattr(asker._links, "connect", at_the_last_moment)
+        with pytest.raises(NoAnswer):
+            await asker.request(other.me, b"?", timeout_s=0.0)

@@ -158,7 +158,7 @@ class Swarm:
             task="digits",
             author=SIGNERS[0].peer,
             theta0="ab" * 32,
-            model_bytes=A_BYTES,
+            model_bytes=a_bytes,
             timing=Timing(round_floor_s=0.5, round_ceiling_s=20.0),
             admission=Admission(mode="allow", allow=tuple(allow)) if allow else Admission(),
             onebyte=chain,

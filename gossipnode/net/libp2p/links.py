@@ -36,7 +36,7 @@ from sampling.peers import PeerId
 
 log = logging.getLogger("gossipnode.net")
 
-DIAL_S: Final = 5.0  # a handshake takes four round trips: five seconds serve 500 ms links on a busy machine
+DIAL_S: Final = 8.0  # a handshake takes four round trips: eight seconds serve links of a second on a busy machine
 STAGGER_S: Final = 0.1  # between the addresses of one peer, so that the first listed usually wins
 
 

@@ -117,7 +117,8 @@ class Libp2pTransport:
         deadline = trio.current_time() + timeout_s
         await self._connect(peer, timeout_s)
         self._links.used(peer)
-        return await self._questions.ask(peer, frame, timeout_s=deadline - trio.current_time())
+        left_s = max(0.0, deadline - trio.current_time())  # a slow machine may link at the last moment
+        return await self._questions.ask(peer, frame, timeout_s=left_s)
 
     async def _connect(self, peer: PeerId, timeout_s: float) -> None:
         with trio.move_on_after(timeout_s):
