@@ -1,4 +1,4 @@
-"""The first seeds of `make sim-sweep`, and those that once broke: faults drawn from the seed, under all the checkers."""
+"""The first seeds of `make sim-sweep`, and those that once broke: faults drawn from the seed, under the checkers."""
 
 from __future__ import annotations
 
