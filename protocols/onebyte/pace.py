@@ -44,7 +44,7 @@ class Pace:
     def came(self, node: Node, now: float, *, live: bool) -> bool:
         """A block exists here. True if its turn has come; else `due` tells when. `live`: it is news, not the past."""
         self._came[node.digest] = now
-        if live:
+        if live and node.rank == 0:  # others may wait, by their deadline, before they follow one of a later rank
             self._open = [*self._open[1 - OPEN :], node]
         before = self.came_at(node.parent) if node.parent is not None else -math.inf
         ripe_at = before + (node.rank - EARLIER) * self.deadline_s

@@ -44,9 +44,9 @@ async def test_the_author_alone_begins_and_others_join(make_swarm: Any, autojump
 
 
 async def test_three_in_ten_messages_are_lost(lossy_swarm: Any, autojump_clock: MockClock) -> None:  # noqa: ANN401
-    swarm = lossy_swarm()
+    swarm = lossy_swarm(steps=40)
     await swarm.start(8)
-    await swarm.until_height(40, within_s=400)
+    await swarm.until(lambda: all(member.node.finished for member in swarm.members), within_s=400)
     await swarm.until_one()
     assert min(member.node.certified_height for member in swarm.members) >= 16
 
