@@ -86,7 +86,7 @@ class Membership:
         self._strangers: set[PeerId] = set()  # of another run or version: told so, left alone
         self._backoffs: dict[str, Backoff] = {}  # by bootstrap address or peer
         self._rng = rng
-        self._across_at = trio.current_time() + ACROSS_S * rng.uniform(0.5, 1.5)
+        self._across_at = 0.0
         self.outbid = trio.Event()  # somebody knows a later record of us than we do: join again
         self.acquainted = trio.Event()  # a first peer of this run has answered
         desk.heard = self._heard

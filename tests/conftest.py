@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
+import pytest
 from hypothesis import settings
+
+from gossipnode.net.virtual_time import seeded_scheduler
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before anything imports torch; inherited by the processes tests start
 
 # Derandomised, so that a run that was green stays green; no deadline, because a shared machine may stall any example.
 settings.register_profile("house", derandomize=True, deadline=None, database=None)
 settings.load_profile("house")
+
+
+@pytest.fixture(autouse=True)
+def _same_order() -> Iterator[None]:
+    """trio runs ready tasks in a random order: drawn from a seed, a test of virtual time is the same each time."""
+    with seeded_scheduler(0):
+        yield

@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 def run_deterministic(async_fn: Callable[..., Awaitable[T]], *args: object, seed: int) -> T:
     """`trio.run` in virtual time from 0, its scheduling a function of the seed alone."""
-    with _seeded_scheduler(seed), _rare_collections():
+    with seeded_scheduler(seed), _rare_collections():
         return trio.run(partial(async_fn, *args), clock=Leap())
 
 
@@ -104,7 +104,8 @@ class Sleeper:
 
 
 @contextmanager
-def _seeded_scheduler(seed: int) -> Iterator[None]:
+def seeded_scheduler(seed: int) -> Iterator[None]:
+    """Runs of trio within it choose among ready tasks by the seed."""
     chance = scheduler._r.getstate()
     switch = scheduler._ALLOW_DETERMINISTIC_SCHEDULING
     scheduler._r.seed(seed)

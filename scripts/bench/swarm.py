@@ -17,6 +17,8 @@ from pathlib import Path
 import httpx
 from testnet import Failed, Peer, check_alive, first_address, homes, spawn, stop
 
+from gossipnode.status.report import HISTORY_ROUNDS
+
 WAIT_S = 120.0
 POLL_S = 0.25
 SCRIPTS = str(Path(__file__).parent.parent)
@@ -79,7 +81,7 @@ def wait_until(
     with httpx.Client(timeout=5.0) as client:
         while True:
             for peer in watched:
-                peer.poll(client)
+                peer.poll(client, HISTORY_ROUNDS)
             if holds():
                 return
             check_alive(peers)

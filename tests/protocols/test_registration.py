@@ -50,6 +50,7 @@ def test_what_was_examined_before_is_remembered_and_shared() -> None:
 
 
 def test_what_is_huge_is_not_remembered() -> None:
+    _examined.cache_clear()
     before = _examined.cache_info().currsize
     for number in range(5):
         huge = signed(counter=number)._replace(signature=bytes(100_000))
