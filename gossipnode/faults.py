@@ -2,8 +2,8 @@
 
 Events of one moment happen in the order in which the scenario names them. Whom they strike is drawn from the seed.
 Invariants: the last SURVIVORS living nodes are never struck, for no protocol outlives the death of everyone, nor is the
-one node that a newcomer was told of before the two have met; and what happened is written down with the moment and the
-names, so that a report can be read without its scenario.
+last one that somebody knows; and what happened is written down with the moment and the names, so that a report can be
+read without its scenario.
 """
 
 from __future__ import annotations

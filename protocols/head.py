@@ -231,7 +231,8 @@ class Head:
     async def _newest_sound(self, before: Round) -> Aggregate:
         """All who followed the run find the same one, whoever holds it."""
         held = self.held or self._start
-        for aggregate in sorted({*self._past, held}, key=lambda each: each.round, reverse=True):
+        before_now = dict.fromkeys([*reversed(self._past), held])  # of one round, what we believed last comes first
+        for aggregate in sorted(before_now, key=lambda each: each.round, reverse=True):
             if aggregate.round < before and await self._sound(aggregate):
                 return aggregate
         return theta0(self._parts.manifest)
