@@ -8,19 +8,21 @@ NODES ?= 8
 ROUNDS ?= 30
 SEEDS ?= 0:500
 ARGS ?=
+# Where `gossipnode prepare` puts what it fetched, for the tests of the language task; your own cache serves as well.
+export GOSSIPNODE_CACHE ?= $(abspath $(VENV))/cache
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -qq install
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 
 .DEFAULT_GOAL := help
-.PHONY: run test lint types sim sim-sweep clean help lock
+.PHONY: run test lint types language sim sim-sweep clean help lock
 
 run: $(VENV)/.installed  # train MNIST with $(NODES) real nodes on this machine and write report.json
 	$(BIN)/python scripts/testnet.py --nodes $(NODES) --rounds $(ROUNDS) --protocol modest --task mnist --seed 1 \
 		--json report.json $(ARGS)
 
-test: lint types  # style, types, import contracts, then every test; the last line counts them
+test: lint types language  # style, types, import contracts, then every test; the last line counts them
 	$(BIN)/python -m pytest -q -n auto $(ARGS)
 
 lint: $(VENV)/.installed  # style and import contracts
@@ -30,6 +32,9 @@ lint: $(VENV)/.installed  # style and import contracts
 
 types: $(VENV)/.installed  # mypy, strict
 	$(BIN)/mypy
+
+language: $(VENV)/.installed  # fetch and encode the sentences of the task sentiment, once: a minute
+	@$(BIN)/gossipnode prepare sentiment || echo "Without its files the tests of the task sentiment are skipped."
 
 sim: $(VENV)/.installed  # a swarm under virtual time in one process; ARGS="--help" lists what can be set
 	$(BIN)/gossipnode simulate $(ARGS)
