@@ -18,7 +18,7 @@ from gossipnode.learn.models import Doubles, Models, Vector
 
 STEPS: Final = 200  # of Weiszfeld's iteration, which is done earlier where coefficients stand still
 STILL: Final = 1e-12
-SMOOTHING: Final = 1e-4  # of the models' median distance: nearer than that, no model draws the median any more
+SMOOTHING: Final = 1e-4  # of what holds most models: nearer than that, no model draws the median any harder
 SWEEPS: Final = 12  # of Jacobi's rotations: six reach the last bit of a matrix of twenty
 
 
@@ -52,18 +52,26 @@ def multi_krum(squared: Doubles, byzantine: int) -> Doubles:
 def geometric_median(squared: Doubles) -> Doubles:
     """Whose summed distance to all models is least: Weiszfeld, 1937, smoothed as in RFA (Pillutla et al., 2019, arXiv
     1912.13445). Withstands f < n / 2."""
-    n = len(squared)
-    coefficients = np.full(n, 1 / n)
-    nearest = SMOOTHING * median(np.sqrt(squared[np.triu_indices(n, 1)])) if n > 1 else 0.0
+    coefficients, radius = majority(squared)
+    if radius == 0:
+        return coefficients  # most models are the same one
     for _ in range(STEPS):
-        distances = np.maximum(np.sqrt(squared_to(squared, coefficients)), nearest)
-        if not distances.all():  # half of the models are the same one
-            return (distances == 0) / float(np.count_nonzero(distances == 0))
-        inverse = 1 / distances
+        inverse = 1 / np.maximum(np.sqrt(squared_to(squared, coefficients)), SMOOTHING * radius)
         before, coefficients = coefficients, inverse / sums(inverse)
         if np.abs(coefficients - before).max() <= STILL:
             break
     return coefficients
+
+
+def majority(squared: Doubles) -> tuple[Doubles, float]:
+    """The mean of those in the smallest ball about a model that holds more than half of all, and the ball's radius: a
+    start and a scale that a minority cannot choose."""
+    held = len(squared) // 2 + 1
+    reach = np.sort(squared, axis=1)[:, held - 1]
+    middle = int(np.argmin(reach))
+    coefficients = np.zeros(len(squared))
+    coefficients[np.argsort(squared[middle], kind="stable")[:held]] = 1 / held
+    return coefficients, math.sqrt(reach[middle])
 
 
 def centred_clipping(squared: Doubles, radius: float | None = None, steps: int = 1) -> Doubles:
@@ -125,7 +133,7 @@ def nearest_neighbours(squared: Doubles, byzantine: int) -> Doubles:
 
 
 def mixed_squares(squared: Doubles, mixing: Doubles) -> Doubles:
-    """Squared distances of the rows of M X, when each row of M sums to one: with Q = M D M', Q_ij - (Q_ii + Q_jj) / 2."""
+    """Squared distances of the rows of M X, if rows of M sum to one: Q_ij - (Q_ii + Q_jj) / 2 of Q = M D M'."""
     q = product(product(mixing, squared), mixing.T)
     own = np.diag(q) / 2
     return np.maximum(q - own - own[:, None], 0.0)
