@@ -15,7 +15,7 @@ import trio
 
 from protocols import limits
 from protocols.blobs import StoreFull
-from protocols.collection import Collection, absurd, quorum, weights
+from protocols.collection import Collection, absurd, quorum
 from protocols.exchange import NotFetched
 from protocols.head import ACCEPTED, Head, Parts
 from protocols.learner import LearnerError, Unfit
@@ -236,14 +236,19 @@ class Aggregator:
             await trio.sleep(self._spread.deadline_s + RECOMPUTE_S)  # the first in rank proposes and overtakes us
         try:
             return await self._mean(round, parent, inputs, committee)
-        except (Unfit, LearnerError, StoreFull) as error:  # each was checked on arrival: our own store or worker failed
+        except (
+            NotFetched,
+            Unfit,
+            LearnerError,
+            StoreFull,
+        ) as error:  # checked on arrival: our own store or worker failed
             log.error("round %d: merging failed: %s", round, error)
             return None
 
     async def _mean(
         self, round: Round, parent: Digest, inputs: tuple[Input, ...], committee: Sequence[PeerId]
     ) -> Aggregate:
-        model = await self._parts.learner.merge([each.model for each in inputs], weights(inputs))
+        model = await self._head.merged(parent, inputs)
         self._parts.exchange.keep("merged", [model])
         return Aggregate(round, model, parent, inputs, tuple(committee))
 

@@ -30,7 +30,8 @@ from protocols.fitness import Fitness
 from protocols.learner import Learner, LearnerError, Unfit
 from protocols.manifest import Manifest
 from protocols.membership import Membership
-from protocols.messages import Aggregate, AskHead, HeadIs
+from protocols.merging import CENTRED, settled
+from protocols.messages import Aggregate, AskHead, HeadIs, Input
 from protocols.transport import TransportError
 from sampling.patience import Patience
 from sampling.peers import PeerId, Round
@@ -348,11 +349,18 @@ class Head:
             return False
         try:
             await self._parts.exchange.obtain_all(wanted)
-            models = [each.model for each in aggregate.inputs]
-            return await self._parts.learner.merge(models, weights(aggregate.inputs)) == aggregate.model
+            return await self.merged(Digest(aggregate.parent), aggregate.inputs) == aggregate.model
         except (NotFetched, StoreFull, Unfit, LearnerError) as error:
             log.info("the model of round %d cannot be made again: %s", aggregate.round, error)
             return False
+
+    async def merged(self, parent: Digest, inputs: Sequence[Input]) -> Digest:
+        """What a round's inputs, all held here, make. Raises NotFetched, StoreFull, Unfit, LearnerError."""
+        models, learner = [each.model for each in inputs], self._parts.learner
+        if settled(self._parts.manifest.merging).rule not in CENTRED:
+            return await learner.merge(models, weights(inputs))
+        await self._parts.exchange.obtain(parent, [each.trainer for each in inputs])
+        return await learner.merge(models, weights(inputs), parent)
 
     async def _others(self, aggregate: Aggregate) -> Sequence[PeerId]:
         """Who else may have it: anyone in random order, so that the load spreads, then those who train from it. Only

@@ -67,8 +67,9 @@ class Learner(Protocol):
         """Local SGD from `parent`. `seed` fixes batch order and dropout. Raises LearnerError; Unfit if `parent` is none
         of this run, or loss or update become non-finite."""
 
-    async def merge(self, models: Sequence[Digest], weights: Sequence[int]) -> Digest:
-        """Weighted mean, in the given order (so that aggregators agree bit for bit). Raises Unfit."""
+    async def merge(self, models: Sequence[Digest], weights: Sequence[int], parent: Digest | None = None) -> Digest:
+        """By the manifest's rule, in the given order (so that aggregators agree bit for bit). Rules that look at what
+        a round changed (`merging.CENTRED`) need the `parent` that the models were trained from. Raises Unfit."""
 
     async def check(self, model: Digest) -> float:
         """The model's largest absolute value, exactly. Raises Unfit unless the blob is a model of this run with finite

@@ -9,13 +9,14 @@ file, the documents and `--help` show them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta
 
-from protocols import limits
+from protocols import limits, merging
 from protocols.chain import rules as chain
 from protocols.section import Section
 from protocols.signatures import public_key_of
@@ -123,6 +124,7 @@ class Manifest(Section, frozen=True, kw_only=True):
     timing: Timing = Timing()
     admission: Admission = Admission()
     onebyte: chain.Rules = chain.Rules()
+    merging: merging.Merging = merging.Merging()
 
 
 def canonical(manifest: Manifest) -> bytes:
@@ -190,6 +192,8 @@ def _faults(manifest: Manifest) -> Iterator[str]:
     yield from _admission_faults(admission, manifest.start_peers)
     if manifest.protocol == "onebyte":
         yield from _chain_faults(manifest)
+    else:
+        yield from merging.faults(manifest.merging, math.ceil(modest.success_fraction * modest.trainers - 1e-9))
     for key, peer in (("author", manifest.author), *(("admission.allow", peer) for peer in admission.allow)):
         if public_key_of(peer) is None:
             yield f"{key}: {peer[:60]!a} is not the id of an Ed25519 key (12D3KooW...)"

@@ -1,12 +1,13 @@
-"""Writes ranking.json, wire.json, manifest.json, chain.json and spsa.json of tests/golden anew. Run it when a format is
-changed on purpose, never to make a test pass: peers of the old and the new version will not understand each other, so
-WIRE_VERSION changes with it.
+"""Writes ranking.json, wire.json, manifest.json, chain.json, spsa.json and merging.json of tests/golden anew. Run it
+when a format is changed on purpose, never to make a test pass: peers of the old and the new version will not understand
+each other, so WIRE_VERSION changes with it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -255,6 +256,7 @@ def main() -> None:
         "manifest": manifest_vectors(),
         "spsa": spsa_vectors(),
         "chain": chain_vectors(),
+        "merging": runpy.run_path(str(GOLDEN.parent / "learn" / "merging_bits.py"))["digests"](),
     }
     for name, vectors in vectors_of.items():
         (GOLDEN / f"{name}.json").write_text(json.dumps(vectors, indent=1, ensure_ascii=False) + "\n")

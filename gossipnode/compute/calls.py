@@ -61,10 +61,11 @@ class Export(Part, frozen=True):
 
 
 class Merge(Part, frozen=True):
-    """Answered by Done, the mean stored."""
+    """Answered by Done, what they make stored."""
 
     models: list[bytes]
     weights: list[int]
+    parent: bytes = b""  # if the rule needs it
 
 
 class Check(Part, frozen=True):

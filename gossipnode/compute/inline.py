@@ -105,8 +105,9 @@ class InlineLearner:
         model = await self._blobs.put(update.blob)
         return Trained(model, update.samples, update.steps, update.loss, seconds)
 
-    async def merge(self, models: Sequence[Digest], weights: Sequence[int]) -> Digest:
-        merged = self._engine.merge([await self._blob(model) for model in models], weights)
+    async def merge(self, models: Sequence[Digest], weights: Sequence[int], parent: Digest | None = None) -> Digest:
+        centre = None if parent is None else await self._blob(parent)
+        merged = self._engine.merge([await self._blob(model) for model in models], weights, centre)
         await trio.sleep(len(models) * self._cost.merge_s)
         return await self._blobs.put(merged)
 

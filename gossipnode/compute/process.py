@@ -244,8 +244,9 @@ class WorkerLearner:
         done, model = await self._ask(self._model, calls.Train(parent, seed), calls.Improved)
         return Trained(model, done.samples, done.steps, done.loss, done.seconds)
 
-    async def merge(self, models: Sequence[Digest], weights: Sequence[int]) -> Digest:
-        return (await self._ask(self._blobs, calls.Merge(list(models), list(weights)), calls.Done))[1]
+    async def merge(self, models: Sequence[Digest], weights: Sequence[int], parent: Digest | None = None) -> Digest:
+        ask = calls.Merge(list(models), list(weights), parent or b"")
+        return (await self._ask(self._blobs, ask, calls.Done))[1]
 
     async def check(self, model: Digest) -> float:
         checked, _ = await self._ask(self._blobs, calls.Check(model), calls.Checked)

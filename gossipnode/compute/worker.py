@@ -96,8 +96,9 @@ class Bench:
             case calls.Export(model, path):
                 self.export(self.engine.exported(self.read(model)), path)
                 return calls.Done(), b""
-            case calls.Merge(models, weights):
-                return calls.Done(), self.store(self.engine.merge([self.read(model) for model in models], weights))
+            case calls.Merge(models, weights, parent):
+                blobs, centre = [self.read(model) for model in models], self.read(parent) if parent else None
+                return calls.Done(), self.store(self.engine.merge(blobs, weights, centre))
             case calls.Check(model):
                 return calls.Checked(self.engine.check(self.read(model))), b""
 

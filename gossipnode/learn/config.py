@@ -15,6 +15,7 @@ from gossipnode.learn.accountant import Privacy
 from gossipnode.learn.rules import Rules, rules_of
 from gossipnode.learn.shard import Shard
 from protocols.manifest import Manifest, Training
+from protocols.merging import Merging
 
 
 class LearnerConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,6 +23,7 @@ class LearnerConfig(msgspec.Struct, frozen=True, kw_only=True):
     seed: int = 0
     encoding: Literal["float32", "bfloat16", "int8"] = "float32"
     training: Training = Training()
+    merging: Merging = Merging()
     rules: Rules | None = None  # of one-byte training; None: the run is another kind
     theta0: bytes = b""  # digest of what A is relative to; b"": as the seed makes it here
 
@@ -39,7 +41,13 @@ class LearnerConfig(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def of(cls, manifest: Manifest) -> LearnerConfig:
         """For a run that exists; `msgspec.structs.replace` adds what is this node's own."""
-        config = cls(task=manifest.task, seed=manifest.seed, encoding=manifest.encoding, training=manifest.training)
+        config = cls(
+            task=manifest.task,
+            seed=manifest.seed,
+            encoding=manifest.encoding,
+            training=manifest.training,
+            merging=manifest.merging,
+        )
         if manifest.protocol != "onebyte":
             return config
         return msgspec.structs.replace(config, rules=rules_of(manifest.onebyte), theta0=bytes.fromhex(manifest.theta0))

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
@@ -118,6 +119,34 @@ def decode(blob: Buffer, template: Template) -> Vector:
         raise Unfit("a value is not finite")
     vector.flags.writeable = False
     return vector
+
+
+def opened(blob: Buffer, template: Template) -> Vector | Coded:
+    """Checked as `decode` does; but what is not float32 is decoded again where it is read, and not held in memory."""
+    vector = decode(blob, template)
+    return vector if template.encoding == "float32" else Coded(memoryview(blob)[len(template.header) :], template)
+
+
+@dataclass(frozen=True)
+class Coded:
+    """The values of a checked blob, decoded slice by slice to the bits that `decode` gives."""
+
+    body: memoryview
+    template: Template
+
+    def __len__(self) -> int:
+        return self.template.parameters
+
+    def __getitem__(self, part: slice, /) -> Vector:
+        low, high, _ = part.indices(len(self))
+        if self.template.encoding == "bfloat16":
+            return _vector(self.body[2 * low : 2 * high], self.template)
+        starts, cut = self.template.block_starts, 4 * len(self.template.block_starts)
+        first, last = np.searchsorted(starts, low, "right") - 1, np.searchsorted(starts, high, "left")
+        counts = np.diff(np.append(starts[first:last], high).clip(low, high))
+        scales = np.frombuffer(self.body[:cut], dtype="<f4")[first:last]
+        values: Vector = np.frombuffer(self.body[cut + low : cut + high], dtype=np.int8) * np.repeat(scales, counts)
+        return values
 
 
 def _vector(body: memoryview, template: Template) -> Vector:

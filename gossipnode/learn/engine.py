@@ -14,13 +14,14 @@ from dataclasses import dataclass
 
 import torch
 
-from gossipnode.learn import merge as mean
 from gossipnode.learn import sgd
 from gossipnode.learn.config import LearnerConfig
-from gossipnode.learn.encoding import Buffer, Template, decode, encode
+from gossipnode.learn.encoding import Buffer, Template, decode, encode, opened
 from gossipnode.learn.flat import Flat
 from gossipnode.learn.kernels.accumulator import elements
 from gossipnode.learn.kernels.host import Host
+from gossipnode.learn.merge import Shape, merged
+from gossipnode.learn.models import Models
 from gossipnode.learn.names import last_line
 from gossipnode.learn.rules import Rules
 from gossipnode.learn.shard import Shard
@@ -95,9 +96,12 @@ class Engine:
             raise Unfit(f"task {self.config.task!r}: after training, {error}; {REMEDY}") from error
         return Update(blob, len(data.rows), done.steps, done.loss)
 
-    def merge(self, blobs: Sequence[Buffer], weights: Sequence[int]) -> bytes:
+    def merge(self, blobs: Sequence[Buffer], weights: Sequence[int], parent: Buffer | None = None) -> bytes:
         """Raises Unfit."""
-        return encode(mean.merge([decode(blob, self.template) for blob in blobs], weights), self.template)
+        models = Models.of([opened(blob, self.template) for blob in blobs], self.config.threads)
+        centre = None if parent is None else opened(parent, self.template)
+        shape = Shape(self.template.lengths, len(self.flat.learned))
+        return encode(merged(models, weights, self.config.merging, shape, centre), self.template)
 
     def check(self, blob: Buffer) -> float:
         """The largest absolute value. Raises Unfit."""

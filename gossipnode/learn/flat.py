@@ -1,7 +1,9 @@
 """A torch model whose trainable tensors all lie in one vector, so that loading, saving and SGD are single operations.
 
 Invariant: each trainable tensor is a view of `vector` for as long as the model lives, and each parameter's gradient a
-view of `gradient`. Parameters come first, then buffers (a batch norm's running mean travels, but has no gradient).
+view of `gradient`. Parameters come first, then buffers (a batch norm's running mean travels, but has no gradient). Tied
+weights are one tensor and travel once. Buffers that do not travel, integer counters above all, are at every load what
+the fresh model has: what a node trained before leaves no trace in what it trains now.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ class Flat:
         torch.manual_seed(seed)
         self.model = task.model(seed).to(device)
         tensors = _trainable(task, self.model)
+        travel = {id(tensor) for _, tensor in tensors}
+        self._fresh = [(each, each.clone()) for each in self.model.buffers() if id(each) not in travel]
         self.layout = [(name, tuple(tensor.shape)) for name, tensor in tensors]
         lengths = [tensor.numel() for _, tensor in tensors]
         learned = sum(tensor.numel() for _, tensor in tensors if tensor.requires_grad)
@@ -38,6 +42,8 @@ class Flat:
         return self.vector[: len(self.gradient)]
 
     def load(self, vector: Vector) -> None:
+        for buffer, fresh in self._fresh:
+            buffer.copy_(fresh)
         if self.vector.device.type == "cpu":
             np.copyto(self.read(), vector)  # torch would warn of a read-only source
         else:
@@ -55,6 +61,10 @@ def _trainable(task: Task, model: nn.Module) -> list[tuple[str, Tensor]]:
     chosen = {id(tensor) for tensor in tensors.values()}
     if not tensors or len(chosen) != len(tensors):
         raise TaskError("trainable() must name at least one tensor, and none of them twice")
+    if len({tensor.data_ptr() for tensor in tensors.values()}) != len(tensors):
+        raise TaskError(
+            "trainable() names two tensors that share memory: tie weights by assigning the parameter itself"
+        )
     own = {id(tensor) for tensor in [*model.parameters(), *model.buffers()]}
     for name, tensor in tensors.items():
         if id(tensor) not in own:

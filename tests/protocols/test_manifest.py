@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import pytest
@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from protocols import limits
 from protocols.manifest import BadManifest, Manifest, Training, canonical, open_manifest, run_id, validated
+from protocols.merging import Rule, settled
 from protocols.signatures import Signer
 from verify.digest import digest_of
 
@@ -156,7 +157,7 @@ def test_bytes_that_are_not_canonical() -> None:
 
 def test_wrong_shapes() -> None:
     values = msgspec.msgpack.decode(canonical(MANIFEST))
-    assert refusal(msgspec.msgpack.encode(values[:-1])) == "manifest: expected 17 values, got 16"
+    assert refusal(msgspec.msgpack.encode(values[:-1])) == "manifest: expected 18 values, got 17"
     values[Manifest.__struct_fields__.index("modest")].append(0)
     assert refusal(msgspec.msgpack.encode(values)) == "modest: expected 5 values, got 6"
     assert refusal(msgspec.msgpack.encode(msgspec.to_builtins(MANIFEST))) == "manifest: expected an array, got dict"
@@ -215,3 +216,31 @@ def test_every_field_is_described() -> None:
                 assert schema[field.name]["description"]
 
     described(Manifest)
+
+
+@pytest.mark.parametrize(
+    ("tables", "line"),
+    [
+        ({"rule": "mean", "byzantine": 1}, "mean withstands no liar"),
+        ({"rule": "corrected", "byzantine": 1}, "corrected withstands no liar"),
+        ({"rule": "mean", "mixing": True}, "still follow liars"),
+        ({"rule": "multi-krum"}, "multi-krum must be told"),
+        ({"rule": "median", "mixing": True}, "mixing must be told"),
+        ({"rule": "median", "byzantine": 3}, "no rule withstands 3 liars among the 6 models"),
+        ({"byzantine": 3}, "at most 2"),
+        ({"rule": "krum"}, "merging.rule: "),
+        ({"byzantine": -1}, "merging.byzantine: "),
+    ],
+)
+def test_merging_that_cannot_be(tables: dict[str, Any], line: str) -> None:
+    with pytest.raises(BadManifest, match=line):
+        validated({**TABLES, "modest": {"trainers": 7, "success_fraction": 0.8}, "merging": tables})
+
+
+@pytest.mark.parametrize("rule", get_args(Rule))
+def test_every_rule_can_be_had(rule: str) -> None:
+    trusting = rule in ("mean", "corrected")
+    modest = {"trainers": 7, "success_fraction": 0.8}
+    manifest = validated({**TABLES, "modest": modest, "merging": {"rule": rule, "byzantine": 0 if trusting else 2}})
+    assert settled(manifest.merging).rule != "auto"
+    assert settled(MANIFEST.merging).rule == "mean"
