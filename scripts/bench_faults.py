@@ -21,8 +21,8 @@ import httpx
 from bench import swarm
 from bench.figures import Aim, Findings, Spread, environment, tell
 from bench.swarm import Plan, round_of, start_one, wait_until
+from processes import Failed, Peer, check_alive, first_address, kill
 from rich.console import Console
-from testnet import Failed, Peer, check_alive, first_address, kill
 
 from gossipnode.status.report import RoundStatus
 from protocols.manifest import Timing

@@ -13,8 +13,8 @@ from pathlib import Path
 import click
 from bench import swarm, usage
 from bench.figures import Aim, Findings, Spread, environment, tell
+from processes import Failed, Peer
 from rich.console import Console
-from testnet import Failed, Peer
 
 ROUNDS = 2
 SETTLE_S = 5.0  # after the last round, unless so little is measured: evaluations end, garbage is collected

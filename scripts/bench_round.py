@@ -20,8 +20,8 @@ import click
 from bench import swarm, timeline, usage
 from bench.compute import rounds_alone
 from bench.figures import Aim, Findings, Spread, environment, tell
+from processes import Failed
 from rich.console import Console
-from testnet import Failed
 
 from gossipnode.learn.config import LearnerConfig
 from gossipnode.learn.shard import Shard

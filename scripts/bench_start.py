@@ -16,8 +16,8 @@ import click
 import httpx
 from bench.figures import Aim, Findings, Spread, environment, tell
 from bench.swarm import GOSSIPNODE, WAIT_S, Plan, start_one
+from processes import Failed, Peer, check_alive, first_address, homes, stop
 from rich.console import Console
-from testnet import Failed, Peer, check_alive, first_address, homes, stop
 
 POLL_S = 0.005
 Timings = dict[str, list[float]]

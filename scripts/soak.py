@@ -23,10 +23,10 @@ from bench import faults
 from bench.figures import environment
 from bench.member import Member
 from bench.verdict import NEAR, Check, Return, Seen, checks
+from processes import Failed, homes
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
-from testnet import Failed, homes
 
 from gossipnode.status.report import Status
 

@@ -1,88 +1,39 @@
 """A testnet on this machine: real processes, real libp2p over loopback, no server. Shows a live table, writes a report.
 
 Each node is `gossipnode start` in a home of its own; the first makes the manifest, the others are given its address and
-find each other through it. Exit code 0: every node finished every round and all hold the same model. However this
-program ends, its nodes end with it.
+find each other through it. On request some are killed, restarted or join in mid-run. Exit code 0: every node that is
+alive at the end finished every round, and all hold the same model.
 """
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import dataclasses
-import json
-import os
-import shutil
+import random
 import signal
-import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 import httpx
-import msgspec
+from processes import POLL_S, STOP_S, Failed, Peer, check_alive, first_address, homes, kill, spawn, stop
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
 from gossipnode.errors import OperatorError
+from gossipnode.events import Event, Join, Kill, Restart, option_events, require_possible
 from gossipnode.home import Home
 from gossipnode.identity import create_identity
 from gossipnode.report import Report, agreed, report_of, require_writable, save, summary
-from gossipnode.status.report import HISTORY_ROUNDS, Status, decode
+from gossipnode.status.report import HISTORY_ROUNDS, Status
 from protocols.manifest import validated
 
-POLL_S = 0.5
-START_S = 120.0  # for a node to answer at all: eight import torch on two cores
-STOP_S = 10.0  # a node promises to stop within 5
 CENTRAL_PASSES = 30
-PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
 
-@dataclass(slots=True)
-class Peer:
-    """One node: its process, its home, and the last status it gave."""
-
-    name: str
-    home: Path
-    process: subprocess.Popen[bytes]
-    status: Status | None = None
-    url: str | None = field(default=None)
-
-    def addresses(self) -> dict[str, object] | None:
-        try:
-            return dict(json.loads((self.home / "addresses.json").read_text()))
-        except (OSError, ValueError):
-            return None
-
-    def poll(self, client: httpx.Client, history: int = 0) -> None:
-        found = self.addresses()
-        if found and found.get("http"):
-            self.url = str(found["http"])
-        if self.url:
-            with contextlib.suppress(httpx.HTTPError, msgspec.MsgspecError):
-                self.status = decode(client.get(f"{self.url}/status?history={history}").content)
-
-    @property
-    def done(self) -> bool:
-        status = self.status
-        if status is None or status.run is None or status.progress.state != "finished":
-            return False
-        learning = status.progress.learning
-        return learning is not None and learning.evaluated_round == status.progress.round
-
-    def last_words(self) -> str:
-        lines = (self.home / "log.txt").read_text(errors="replace").splitlines()
-        errors = [line for line in lines if line.startswith("error: ")]
-        return (errors or lines or ["it said nothing"])[-1]
-
-
-@dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Options:
     nodes: int
     rounds: int  # or steps
@@ -94,36 +45,11 @@ class Options:
     partition: str
     encoding: str
     set: tuple[str, ...]
-
-
-class Failed(Exception):
-    """The testnet did not do what it should. One line."""
+    events: Sequence[Event] = ()
 
 
 class Stopped(BaseException):
     """By a signal. Not an Exception: whatever is under way, it ends."""
-
-
-def end_with_parent(ending: signal.Signals) -> None:
-    """Runs in a node's process before the node: if we are killed, Linux sends it that signal."""
-    with contextlib.suppress(OSError, AttributeError):  # elsewhere a testnet that is killed leaves its nodes running
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(ending))
-
-
-def spawn(
-    home: Path, command: Sequence[str], ending: signal.Signals = signal.SIGTERM, **environment: str
-) -> subprocess.Popen[bytes]:
-    """A node that ends with us, its log in its home, after what was said there before."""
-    with (home / "log.txt").open("ab") as log:
-        return subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            env={**os.environ, **environment},
-            start_new_session=True,  # Ctrl-C is for us; we pass it on
-            preexec_fn=partial(end_with_parent, ending),
-        )
 
 
 def founders(root: Path, options: Options) -> list[str]:
@@ -135,11 +61,12 @@ def founders(root: Path, options: Options) -> list[str]:
 
 
 def start(root: Path, index: int, options: Options, peers: str | None) -> Peer:
+    """Those that join later are given the data of an earlier one."""
     home = root / f"node-{index}"
     home.mkdir(exist_ok=True)
     command = [sys.executable, "-m", "gossipnode", "start", "--home", str(home)]
     command += ["--listen", "/ip4/127.0.0.1/tcp/0", "--http", "127.0.0.1:0", "--threads", "1"]
-    command += ["--shard", f"{index}/{options.nodes}", "--partition", options.partition]
+    command += ["--shard", f"{index % options.nodes}/{options.nodes}", "--partition", options.partition]
     command += ["--peers", peers] if peers else _run_options(options)
     return Peer(f"node-{index}", home, spawn(home, command, OMP_NUM_THREADS="1"))
 
@@ -158,42 +85,80 @@ def _run_options(options: Options) -> list[str]:
     return command + [word for setting in settings for word in ("--set", setting)]
 
 
-def first_address(peer: Peer) -> str:
-    """Where the others find the first node."""
-    deadline = time.monotonic() + START_S
-    while time.monotonic() < deadline:
-        if (found := peer.addresses()) and found.get("libp2p"):
-            addresses = found["libp2p"]
-            assert isinstance(addresses, list)
-            return str(addresses[0])
-        check_alive([peer])
-        time.sleep(POLL_S / 5)
-    raise Failed(f"{peer.name} has not started after {START_S:.0f} s; see {peer.home / 'log.txt'}")
+class Swarm:
+    """The nodes that there are, and what is still to befall them."""
 
+    def __init__(self, root: Path, options: Options, console: Console) -> None:
+        self.peers: list[Peer] = []
+        self._root = root
+        self._options = options
+        self._console = console
+        self._due = sorted(options.events, key=lambda event: event.at_round or 0)
+        self._away: list[Peer] = []
+        self._rng = random.Random(options.seed)
 
-def check_alive(peers: list[Peer]) -> None:
-    for peer in peers:
-        if (code := peer.process.poll()) is not None:
-            raise Failed(f"{peer.name} ended with exit code {code}: {peer.last_words()}")
+    @property
+    def living(self) -> list[Peer]:
+        return [peer for peer in self.peers if peer not in self._away]
 
+    def begin(self) -> None:
+        self.peers.append(start(self._root, 0, self._options, None))
+        address = first_address(self.peers[0])
+        self._console.print(f"first node at {address}", soft_wrap=True)
+        self.peers += [start(self._root, index, self._options, address) for index in range(1, self._options.nodes)]
 
-def watch(peers: list[Peer], options: Options, timeout_s: float, console: Console) -> None:
-    """Until every node has finished and evaluated the last model."""
-    began = time.monotonic()
-    with httpx.Client(timeout=5.0) as client, Live(console=console, refresh_per_second=4) as live:
-        while True:
-            for peer in peers:
-                peer.poll(client)
-            elapsed_s = time.monotonic() - began
-            live.update(table(peers, options, elapsed_s))
-            if all(peer.done for peer in peers):
-                for peer in peers:
-                    peer.poll(client, HISTORY_ROUNDS)
-                return
-            check_alive(peers)
-            if elapsed_s > timeout_s:
-                raise Failed(f"not finished after {timeout_s:.0f} s: {unfinished(peers)}")
-            time.sleep(POLL_S)
+    def watch(self, timeout_s: float) -> None:
+        """Until every living node has finished and evaluated the last model."""
+        began = time.monotonic()
+        with httpx.Client(timeout=5.0) as client, Live(console=self._console, refresh_per_second=4) as live:
+            while True:
+                for peer in self.living:
+                    peer.poll(client)
+                self._befall()
+                elapsed_s = time.monotonic() - began
+                live.update(table(self.peers, self._away, self._options, elapsed_s))
+                if not self._due and all(peer.done for peer in self.living):
+                    for peer in self.living:
+                        peer.poll(client, HISTORY_ROUNDS)
+                    return
+                check_alive(self.living)
+                if elapsed_s > timeout_s:
+                    raise Failed(f"not finished after {timeout_s:.0f} s: {unfinished(self.living)}")
+                time.sleep(POLL_S)
+
+    def _befall(self) -> None:
+        reached = max((peer.status.progress.round for peer in self.living if peer.status), default=0)
+        while self._due and (self._due[0].at_round or 0) <= reached:
+            struck = self._strike(self._due.pop(0))
+            self._console.print(f"round {reached}: {struck}")
+
+    def _strike(self, event: Event) -> str:
+        match event:
+            case Kill():
+                struck = self._rng.sample(self.living, min(self._count(event.nodes), len(self.living) - 1))
+                kill(struck)
+                self._away += struck
+                done = "killed"
+            case Restart():
+                struck = self._rng.sample(self._away, min(self._count(event.nodes), len(self._away)))
+                self._away = [peer for peer in self._away if peer not in struck]
+                for peer in struck:
+                    peer.process = self._start(self.peers.index(peer)).process
+                done = "restarted"
+            case Join():
+                struck = [self._start(len(self.peers) + number) for number in range(event.nodes)]
+                self.peers += struck
+                done = "joined"
+            case _:
+                raise AssertionError(f"no option makes a {event.kind}")
+        return f"{done} {', '.join(peer.name for peer in struck)}"
+
+    def _start(self, index: int) -> Peer:
+        return start(self._root, index, self._options, first_address(self._rng.choice(self.living)))
+
+    def _count(self, nodes: float) -> int:
+        """A share of the living below 1."""
+        return round(nodes * len(self.living)) if nodes < 1 else int(nodes)
 
 
 def unfinished(peers: list[Peer]) -> str:
@@ -201,14 +166,15 @@ def unfinished(peers: list[Peer]) -> str:
     return ", ".join(f"{peer.name} {row(peer, 0)[2]}" for peer in late)
 
 
-def table(peers: list[Peer], options: Options, elapsed_s: float) -> Table:
+def table(peers: list[Peer], away: list[Peer], options: Options, elapsed_s: float) -> Table:
     title = f"{options.protocol} · {options.task} · {options.nodes} nodes · {elapsed_s:.0f} s"
     view = Table(title=title, title_justify="left")
     for heading in ("node", "peer", "state", "round", "model", "accuracy", "sent MB", "links"):
         right = heading in ("round", "accuracy", "sent MB", "links")
         view.add_column(heading, justify="right" if right else "left", no_wrap=True)
     for peer in peers:
-        view.add_row(*row(peer, options.rounds))
+        cells = row(peer, options.rounds)
+        view.add_row(*([*cells[:2], "killed", *cells[3:]] if peer in away else cells))
     return view
 
 
@@ -230,56 +196,9 @@ def row(peer: Peer, rounds: int) -> list[str]:
     ]
 
 
-def stop(peers: list[Peer]) -> list[str]:
-    """Ctrl-C to each; whoever does not stop in time is killed and named. A second signal to us kills at once."""
-    for peer in peers:
-        if peer.process.poll() is None:
-            peer.process.send_signal(signal.SIGINT)
-    deadline = time.monotonic() + STOP_S
-    try:
-        return [peer.name for peer in peers if not ended(peer, deadline - time.monotonic())]
-    finally:
-        kill(peers)
-
-
-def ended(peer: Peer, within_s: float) -> bool:
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        peer.process.wait(max(0.1, within_s))
-    return peer.process.returncode is not None
-
-
-def kill(peers: list[Peer]) -> None:
-    for peer in peers:
-        if peer.process.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(peer.process.pid, signal.SIGKILL)  # its worker too
-            peer.process.wait()
-
-
 def duration_s(peers: list[Peer]) -> float:
     """Of all rounds, as the node that saw the most of them measured it."""
     return max((sum(each.seconds for each in peer.status.history) for peer in peers if peer.status), default=0.0)
-
-
-@contextlib.contextmanager
-def homes(keep: Path | None) -> Iterator[Path]:
-    """A folder for them all. One that we made ourselves is kept if something failed: the logs are there."""
-    if keep is not None:
-        try:
-            keep.mkdir(parents=True)
-        except OSError as error:
-            raise Failed(f"--keep {keep}: {error.strerror}; name a new folder") from error
-        yield keep
-        return
-    root = Path(tempfile.mkdtemp(prefix="testnet-"))
-    try:
-        yield root
-    except Failed as failure:
-        raise Failed(f"{failure}; the homes with their logs are in {root}") from failure
-    except BaseException:
-        shutil.rmtree(root, ignore_errors=True)
-        raise
-    shutil.rmtree(root, ignore_errors=True)
 
 
 def central_accuracy(status: Status) -> float:
@@ -299,26 +218,23 @@ def central_accuracy(status: Status) -> float:
 
 
 def run(options: Options, keep: Path | None, timeout_s: float, central: bool, console: Console) -> Report:
-    peers: list[Peer] = []
     with homes(keep) as root:
         if options.protocol == "onebyte":
             named = ",".join(f'"{peer}"' for peer in founders(root, options))
             options = dataclasses.replace(options, set=(f"onebyte.founders=[{named}]", *options.set))
+        swarm = Swarm(root, options, console)
         try:
-            peers.append(start(root, 0, options, None))
-            address = first_address(peers[0])
-            console.print(f"first node at {address}", soft_wrap=True)
-            peers.extend(start(root, index, options, address) for index in range(1, options.nodes))
-            watch(peers, options, timeout_s, console)
+            swarm.begin()
+            swarm.watch(timeout_s)
         finally:
             if not console.is_terminal:
                 console.print()  # the table has not ended its line
-            late = stop(peers)
+            late = stop(swarm.peers)
         if late:
             raise Failed(f"{', '.join(late)} did not stop within {STOP_S:.0f} s of Ctrl-C")
-        statuses = {peer.name: peer.status for peer in peers if peer.status is not None}
-        reference = central_accuracy(statuses["node-0"]) if central else None
-        return report_of(statuses, duration_s(peers), reference)
+        statuses = {peer.name: peer.status for peer in swarm.living if peer.status is not None}
+        reference = central_accuracy(next(iter(statuses.values()))) if central else None
+        return report_of(statuses, duration_s(swarm.living), reference)
 
 
 @click.command(context_settings={"show_default": True})
@@ -332,6 +248,9 @@ def run(options: Options, keep: Path | None, timeout_s: float, central: bool, co
 @click.option("--aggregators", default=1, type=click.IntRange(1), help="aggregators of a round")
 @click.option("--partition", default="iid", help="iid, dirichlet:ALPHA or labels")
 @click.option("--encoding", default="float32", type=click.Choice(["float32", "bfloat16", "int8"]), help="of models")
+@click.option("--kill", multiple=True, metavar="NODES@ROUND", help="kill so many (or a share below 1) then")
+@click.option("--restart", multiple=True, metavar="NODES@ROUND", help="so many of the killed come back then")
+@click.option("--join", multiple=True, metavar="NODES@ROUND", help="so many new ones join then")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="any other key of the manifest")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="where to write the report")
 @click.option("--keep", type=click.Path(path_type=Path), help="keep the homes and logs in this new folder")
@@ -348,6 +267,9 @@ def main(
     aggregators: int,
     partition: str,
     encoding: str,
+    kill: tuple[str, ...],
+    restart: tuple[str, ...],
+    join: tuple[str, ...],
     settings: tuple[str, ...],
     json_path: Path | None,
     keep: Path | None,
@@ -364,6 +286,9 @@ def main(
         nodes, length, protocol, task, seed, sampled, min(aggregators, sampled), partition, encoding, settings
     )
     try:
+        events = option_events(kill, join, restart)
+        require_possible(events, "the testnet", length)
+        options = dataclasses.replace(options, events=events)
         require_writable(json_path)
         report = run(options, keep, timeout_s, central, console)
         if json_path is not None:

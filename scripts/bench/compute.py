@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 
 import msgspec
 import trio
-from testnet import Failed
+from processes import Failed
 
 from gossipnode.compute.process import WorkerLearner, open_worker
 from gossipnode.errors import OperatorError

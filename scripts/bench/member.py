@@ -19,7 +19,7 @@ from pathlib import Path
 import httpx
 import msgspec
 import trio
-from testnet import spawn
+from processes import spawn
 
 from bench import usage
 from gossipnode.status.report import Status, decode

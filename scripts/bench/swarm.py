@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
-from testnet import Failed, Peer, check_alive, first_address, homes, spawn, stop
+from processes import Failed, Peer, check_alive, first_address, homes, spawn, stop
 
 from gossipnode.status.report import HISTORY_ROUNDS
 

@@ -74,6 +74,22 @@ def test_nodes_agree_and_the_report_is_whole(tmp_path: Path) -> None:
     assert of(tmp_path) == []
 
 
+def test_one_is_killed_and_one_joins(tmp_path: Path) -> None:
+    done = run_testnet(tmp_path, "--nodes", "4", "--rounds", "30", "--kill", "1@3", "--join", "1@5")
+    said, _ = done.communicate(timeout=PATIENCE_S)
+    assert done.returncode == 0, said
+    assert "joined node-4" in said
+    assert "4 of 4 nodes hold the same, 1 distinct" in said
+    assert sum("killed" in line for line in said.splitlines() if line[:1] == "│") == 1
+
+
+def test_what_cannot_befall_it_is_said_before_it_begins(tmp_path: Path) -> None:
+    done = run_testnet(tmp_path, "--nodes", "2", "--rounds", "4", "--kill", "1@9")
+    said, _ = done.communicate(timeout=PATIENCE_S)
+    assert done.returncode != 0
+    assert "the run ends at round 4" in said
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_no_node_outlives_it(tmp_path: Path, number: signal.Signals) -> None:
     running = run_testnet(tmp_path, "--nodes", "2", "--rounds", "100000", "--keep", str(tmp_path / "homes"))
