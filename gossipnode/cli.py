@@ -248,7 +248,7 @@ def prepare(task: str) -> None:
 @click.option("--nodes", metavar="N", type=click.IntRange(1, 10_000), help="How many, at the start. [20]")
 @click.option(
     "--protocol",
-    type=click.Choice(["modest", "fedavg", "d-psgd", "d-psgd-8", "epidemic", "epidemic-oracle"]),
+    type=click.Choice(["modest", "onebyte", "fedavg", "d-psgd", "d-psgd-8", "epidemic", "epidemic-oracle"]),
     help="How they train together. All but modest are baselines for comparison, not for `start`. [modest]",
 )
 @click.option("--task", metavar="TASK", help="What they train. [digits]")

@@ -1,18 +1,19 @@
 """How good the swarm's model was after each round, and what it had cost by then.
 
-Measured from outside, without a byte or a virtual second of the swarm's: each round's aggregate is taken from whoever
-holds it first and evaluated on the held-out data of a fixed node. Equal models are evaluated once.
+Measured from outside, without a byte or a virtual second of the swarm's, on the held-out data of a fixed node: each
+round's aggregate, from whoever holds it first; or A of whoever follows a step first. Equal models are evaluated once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from gossipnode.compute.inline import InlineSwarm
 from gossipnode.curves import Point
 from gossipnode.learn.shard import Shard
+from gossipnode.learn.task import Data
 from gossipnode.members import Member
-from protocols.messages import Aggregate
+from gossipnode.trainings import Finished
 from verify.digest import Digest
 
 
@@ -23,15 +24,18 @@ class Curve:
         self._compute = compute
         self._data = [compute.engine.data(shard) for shard in shards]
 
-    def add(self, aggregate: Aggregate, now_s: float, wire_bytes: int, members: Sequence[Member]) -> None:
-        blob = _found(Digest(aggregate.model), members)
-        accuracy = None if blob is None else self._accuracy(Digest(aggregate.model), blob)
-        self.points.append(Point(round=aggregate.round, virtual_s=now_s, wire_bytes=wire_bytes, accuracy=accuracy))
+    def add(self, made: Finished, by: Member, now_s: float, wire_bytes: int, members: Sequence[Member]) -> None:
+        """`by`: who came to believe it just now."""
+        accuracy = self._of_sum(by) if by.node.protocol.chain is not None else self._of_model(made.digest, members)
+        self.points.append(Point(round=made.round, virtual_s=now_s, wire_bytes=wire_bytes, accuracy=accuracy))
 
-    def _accuracy(self, model: Digest, blob: bytes) -> float:
-        found = [self._compute.evaluate(model, blob, data)["accuracy"] for data in self._data]
+    def _of_sum(self, by: Member) -> float:
+        return self._mean(lambda data: self._compute.score(by.learner.a, data))
+
+    def _of_model(self, model: Digest, members: Sequence[Member]) -> float | None:
+        blob = next((blob for member in members if (blob := member.blobs.peek(model)) is not None), None)
+        return None if blob is None else self._mean(lambda data: self._compute.evaluate(model, blob, data))
+
+    def _mean(self, measured: Callable[[Data], dict[str, float]]) -> float:
+        found = [measured(data)["accuracy"] for data in self._data]
         return sum(found) / len(found)
-
-
-def _found(model: Digest, members: Sequence[Member]) -> bytes | None:
-    return next((blob for member in members if (blob := member.blobs.peek(model)) is not None), None)

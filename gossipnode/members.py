@@ -15,7 +15,8 @@ from typing import Protocol
 
 import trio
 
-from gossipnode.checkers import head_of
+from gossipnode.checkers import Seen
+from gossipnode.compute.inline import InlineLearner
 from gossipnode.conduct import HONEST, Conduct
 from gossipnode.journal import MemoryJournal
 from gossipnode.memoryblobs import MemoryBlobs
@@ -25,13 +26,27 @@ from gossipnode.recordlog import MemoryLog
 from gossipnode.simulated_log import whose
 from gossipnode.snapshot import snapshot
 from gossipnode.status.report import NodeStatus, Status, StoreStatus
-from gossipnode.trainings import AnyLearner
-from protocols.messages import Aggregate
+from gossipnode.trainings import Finished
+from protocols.chain.messages import Entry
+from protocols.onebyte.journal import signed_in
 from protocols.signatures import Signer
 from sampling.peers import PeerId
 
 MODELS_KEPT = 24  # blobs of memory a simulated node has: two committees' models and the pinned ones
 GOODBYE_S = 5.0  # in which a node that leaves must have said so, as the daemon has it
+
+
+class WitnessedLog(MemoryLog):
+    """A journal of the chain beside which an onlooker writes down what its owner signs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.signed: list[Entry] = []
+
+    async def append(self, record: bytes, *, durable: bool) -> None:
+        if durable:
+            self.signed += signed_in(record)
+        await super().append(record, durable=durable)
 
 
 @dataclass(slots=True)
@@ -50,11 +65,11 @@ class Member:
 
     index: int
     signer: Signer
-    learner: AnyLearner
+    learner: InlineLearner
     blobs: MemoryBlobs
     run: Run
     journal: MemoryJournal[State] = field(default_factory=lambda: MemoryJournal(State))
-    log: MemoryLog = field(default_factory=MemoryLog)  # of the chain
+    log: WitnessedLog = field(default_factory=lambda: WitnessedLog())  # of the chain
     lives: list[Life] = field(default_factory=list)
     alive: bool = False
     gone: bool = False  # it has left or was killed, and is not back
@@ -84,16 +99,21 @@ class Member:
 
     def done(self) -> bool:
         """It holds and has evaluated the last model."""
-        head, learning = head_of(self.node), self.node.learning
-        evaluated = bool(learning and learning.evaluated_round == head.known.round)
-        return head.finished and head.held == head.known and evaluated
+        protocol, learning = self.node.protocol, self.node.learning
+        return protocol.state == "finished" and learning is not None and learning.evaluated_round == protocol.round
+
+    def seen(self) -> Seen:
+        """For the checkers. What it has signed is told once."""
+        entries, self.log.signed = self.log.signed, []
+        a = self.learner.a.digest if self.node.protocol.chain is not None else None
+        return Seen(self.name, self.node, self.blobs, len(self.lives), a, entries)
 
     def statuses(self) -> list[Status]:
         """One for each life."""
         return [snapshot(life.node, NodeStatus(peer=self.peer), StoreStatus()) for life in self.lives]
 
 
-Learnt = Callable[[Member, Aggregate], None]
+Learnt = Callable[[Member, Finished], None]
 
 
 class Started(Protocol):
@@ -109,7 +129,7 @@ async def live(
     learnt: Learnt,
     task_status: Started,
 ) -> None:
-    """One life, from start to crash, goodbye or the simulation's end. `learnt` hears of each aggregate it believes."""
+    """One life, from start to crash, goodbye or the simulation's end. `learnt` hears of each round that is over."""
     whose.set(member.name)
     life_seed = f"{seed}/node/{member.peer}" + (f"/{len(member.lives)}" if member.lives else "")
     with trio.CancelScope() as scope:
@@ -118,7 +138,7 @@ async def live(
             node = Node(
                 member.run,
                 transport,
-                member.learner,
+                member.conduct.learner(member.learner, member.blobs),
                 member.blobs,
                 member.signer,
                 state=member.journal.load() or State(),
@@ -126,26 +146,17 @@ async def live(
                 log=member.log,
                 rng=random.Random(life_seed),
             )
+            node.believed = partial(learnt, member)
             member.lives.append(Life(node, own, scope, trio.current_time()))
             member.alive, member.gone = True, False
             transport.serve(partial(_answer, member.name, node), member.blobs)
             task_status.started()
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(_follow, member, node, learnt)
-                await member.conduct.live(node)
+            await member.conduct.live(node)
 
 
 async def _answer(name: str, node: Node, sender: PeerId, frame: bytes) -> bytes:
     whose.set(name)
     return await node.answer(sender, frame)
-
-
-async def _follow(member: Member, node: Node, learnt: Learnt) -> None:
-    head = head_of(node)
-    known = head.known
-    while True:
-        known = await head.known_other_than(known)
-        learnt(member, known)
 
 
 def crash(network: SimulatedNetwork, member: Member) -> None:
@@ -168,3 +179,4 @@ async def leave(network: SimulatedNetwork, member: Member) -> None:
 def _end(member: Member) -> None:
     member.alive, member.gone, member.frozen = False, True, False
     member.lives[-1].scope.cancel()
+    member.log.signed = []  # what it signed as it went nobody may have heard

@@ -108,6 +108,7 @@ class Node:
         self.checkpoint_round: int | None = None
         self.checkpoint_error: str | None = None
         self.joined = trio.Event()
+        self.believed: Callable[[Finished], None] = _unheard  # a simulation hears of every round it believes to be over
         # Offences that one peer may commit before its link is closed, whatever they weigh; and lines of the log on it.
         self._borne = Rates[PeerId](
             limits.FLOODS_PER_S, limits.REQUESTS_PER_S, burst_s=limits.FLOODS_BURST_S, remembered=limits.VIEW_PEERS
@@ -129,7 +130,7 @@ class Node:
             learner,
             signer,
             log,
-            ears=Ears(self._began, self.save, self._save_soon, self._learnt, self._evaluated, self._hash),
+            ears=Ears(self._began, self.save, self._save_soon, self._learnt, self._turned, self._evaluated, self._hash),
             held=state.held,
             trains=Role.TRAINER in run.roles,
             evaluate_every=run.evaluate_every,
@@ -321,6 +322,10 @@ class Node:
             log.info("round %d: %d models merged", entry.round, len(entry.trainers))
         else:  # there are many more steps than rounds
             log.debug("step %d: the bytes of %d count", entry.round, len(entry.trainers))
+        self.believed(finished)
+
+    def _turned(self, finished: Finished) -> None:
+        self.believed(finished)
 
     def _evaluated(self, round: int, found: Evaluation) -> None:
         self.learning = Learning(loss=found.loss, accuracy=found.accuracy, samples=found.samples, evaluated_round=round)
@@ -337,6 +342,10 @@ class Node:
     def _wire(self) -> int:
         traffic = self._transport.traffic()
         return traffic.wire_sent + traffic.wire_received
+
+
+def _unheard(finished: Finished) -> None:
+    pass
 
 
 def rules_of(manifest: Manifest) -> Rules:

@@ -21,7 +21,7 @@ from gossipnode.events import Event, event_of, require_possible, told
 from gossipnode.net.simulated import Conditions, regions
 from gossipnode.newrun import merged, require_draft
 from gossipnode.random_faults import random_events, random_loss
-from gossipnode.simulation import Scenario
+from gossipnode.simulation import Scenario, signer_of
 from gossipnode.toml import read_tables, typed
 
 LAN_S: Final = 0.0005  # one way
@@ -37,7 +37,7 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     nodes: Annotated[int, Meta(ge=1, le=10_000, description="how many there are at the start")] = 20
     protocol: Annotated[str, Meta(description="how they train together")] = "modest"
     task: Annotated[str, Meta(description="what they train")] = "digits"
-    rounds: Annotated[int, Meta(ge=1, description="rounds to train")] = 20
+    rounds: Annotated[int, Meta(ge=1, description="rounds to train, or steps with onebyte")] = 20
     seed: Annotated[int, Meta(ge=0, le=2**62, description="one seed gives one trace")] = 7
     partition: Annotated[str, Meta(description="of the data: iid, labels or dirichlet:ALPHA")] = "iid"
     latency: Annotated[Literal["lan", "wan"], Meta(description="distances between nodes")] = "wan"
@@ -53,6 +53,15 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     event: Annotated[
         tuple[dict[str, Any], ...], Meta(description="what befalls the swarm, in no particular order")
     ] = ()
+
+    @property
+    def last_round(self) -> int:
+        """Or step."""
+        return int(self.manifest.get("onebyte", {}).get("steps", self.rounds)) if self.is_chain else self.rounds
+
+    @property
+    def is_chain(self) -> bool:
+        return self.protocol == "onebyte"
 
     @property
     def events(self) -> list[Event]:
@@ -71,7 +80,7 @@ def setting_of(path: Path | None, options: Mapping[str, Any], manifest: Mapping[
     setting = typed({**tables, **given}, Setting, source)
     setting = msgspec.structs.replace(setting, manifest=merged(setting.manifest, manifest))
     require_draft(setting.manifest)
-    require_possible(setting.events, source, setting.rounds)
+    require_possible(setting.events, source, setting.last_round)
     return setting
 
 
@@ -93,7 +102,7 @@ def with_seed(setting: Setting, seed: int) -> Setting:
 
 def with_events(setting: Setting, events: Sequence[Event], source: str) -> Setting:
     """Those of the command line too. Raises OperatorError."""
-    require_possible(events, source, setting.rounds)
+    require_possible(events, source, setting.last_round)
     return msgspec.structs.replace(setting, event=(*setting.event, *map(told, events)))
 
 
@@ -111,7 +120,7 @@ def scenario_of(setting: Setting) -> Scenario:
     events = setting.events
     loss = setting.loss
     if setting.random_faults:
-        events += random_events(setting.seed, setting.nodes, setting.rounds)
+        events += random_events(setting.seed, setting.nodes, setting.last_round)
         loss = loss or random_loss(setting.seed)
     conditions = Conditions(
         delay=regions(setting.seed) if setting.latency == "wan" else LAN_S,
@@ -119,11 +128,11 @@ def scenario_of(setting: Setting) -> Scenario:
         request_loss=loss,
         gossip_loss=loss,
     )
-    trainers = {"modest": {"trainers": min(TRAINERS, setting.nodes)}}
+    own = _chain_of(setting) if setting.is_chain else {"modest": {"trainers": min(TRAINERS, setting.nodes)}}
     return Scenario(
         nodes=setting.nodes,
         seed=setting.seed,
-        tables=merged(asked, trainers, setting.manifest),
+        tables=merged(asked, own, setting.manifest),
         partition=setting.partition,
         conditions=conditions,
         limit_s=setting.limit_s,
@@ -131,3 +140,9 @@ def scenario_of(setting: Setting) -> Scenario:
         progress_s=setting.progress_s,
         adversaries=cast_of(setting.adversary, setting.nodes),
     )
+
+
+def _chain_of(setting: Setting) -> dict[str, Any]:
+    """Who is there at the start founds the chain, as a run of machines that are known beforehand would have it."""
+    founders = [signer_of(setting.seed, index).peer for index in range(setting.nodes)]
+    return {"onebyte": {"steps": setting.rounds, "founders": founders}}

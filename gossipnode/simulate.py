@@ -78,7 +78,7 @@ def replay(asked: Asked, options: Mapping[str, Any]) -> str:
 
 
 def _run(setting: Setting, asked: Asked, console: Console) -> int:
-    outcome = _with_progress(scenario_of(setting), setting.rounds, console)
+    outcome = _with_progress(scenario_of(setting), setting.last_round, console)
     _tell(outcome, console)
     if asked.json_path is not None:
         save(outcome.report, asked.json_path)

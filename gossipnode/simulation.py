@@ -20,7 +20,8 @@ import trio
 
 from gossipnode.adversaries.bent import Gang
 from gossipnode.adversaries.kinds import KINDS
-from gossipnode.checkers import Belief, Checks, Finding, Seen, World, all_checkers, head_of
+from gossipnode.chain_checkers import chain_checkers
+from gossipnode.checkers import Belief, Checker, Checks, Finding, World
 from gossipnode.compute.inline import InlineLearner, InlineSwarm
 from gossipnode.compute.process import TaskInfo
 from gossipnode.conduct import HONEST
@@ -33,21 +34,24 @@ from gossipnode.learn.shard import Shard
 from gossipnode.learning_curve import Curve
 from gossipnode.members import MODELS_KEPT, Member, live
 from gossipnode.memoryblobs import MemoryBlobs
+from gossipnode.modest_checkers import modest_checkers
 from gossipnode.net.simulated import Conditions, Trace, simulate_network
 from gossipnode.net.virtual_time import run_deterministic
 from gossipnode.newrun import draft
 from gossipnode.node import Run
 from gossipnode.report import Report, agreed, report_of
 from gossipnode.status.report import Status
+from gossipnode.trainings import Finished
 from protocols.amendments import SignedManifest, present, sign
 from protocols.bell import Bell
-from protocols.messages import Aggregate
+from protocols.manifest import Manifest, chain_rules
 from protocols.signatures import Signer
 from sampling.peers import Round
 
 NEWCOMERS = 100  # that are given the same member's address; it has room for limits.LINKS links
 TICK_S = 1.0  # virtual seconds between two looks at the swarm
 AGREE_S = 300.0  # virtual seconds after the last fault in which all must come to one last model
+VOID_SHARE = 0.02
 PROGRESS_S = 900.0  # virtual seconds in which every living node must move on once the last fault is over
 
 
@@ -63,7 +67,8 @@ class Scenario:
     limit_s: float = 86_400.0  # virtual seconds after which the swarm has failed
     events: Sequence[Event] = ()
     progress_s: float = PROGRESS_S
-    curve: bool = True  # evaluate the aggregate of every round
+    curve: bool = True  # evaluate the model of every round
+    void_share: float = VOID_SHARE  # of honest entries in a chain that may count for nothing
     adversaries: Sequence[str] = ()  # kinds of the last nodes; the others are honest
 
 
@@ -119,18 +124,20 @@ class Swarm:
         self._tell = tell
         self._trace = Trace()
         self._author = signer_of(scenario.seed, 0)
-        self._compute = InlineSwarm(LearnerConfig.of(draft(scenario.tables, self._author.peer)))
+        config = LearnerConfig.of(draft(scenario.tables, self._author.peer))
+        self._compute = InlineSwarm(msgspec.structs.replace(config, theta0=b""))  # as the seed makes it
         self._computes = {self._compute.engine.config: self._compute}  # adversaries may have others
         self._gangs = {kind: Gang(random.Random(f"{scenario.seed}/{kind}")) for kind in scenario.adversaries}
         self._bell = Bell()  # rung when `highest` has risen
         self._news: list[Belief] = []
         self._curve = Curve(self._compute, [self._shard(0)])
         self._faults = Faults(self, scenario.events, scenario.seed)
-        self._checks = Checks(all_checkers(scenario.progress_s))
+        self._checks: Checks
 
     async def run(self) -> tuple[SimulationReport, bool]:
         scenario = self.scenario
         self._signed = await self._manifest(self._author)
+        self._checks = Checks(self._checkers(present(self._signed)))
         async with (
             simulate_network(scenario.conditions, seed=scenario.seed, trace=self._trace) as self.network,
             trio.open_nursery() as self._nursery,
@@ -147,7 +154,7 @@ class Swarm:
     # -- the stage on which faults strike -----------------------------------------------------------------------------
 
     async def reached(self, round: Round) -> None:
-        """Returns once some node knows an aggregate of that round."""
+        """Returns once some node believes that this round is over."""
         await self._bell.until(lambda: self.highest >= round)
 
     async def newcomer(self, bootstrap: Sequence[str]) -> Member:
@@ -165,7 +172,7 @@ class Swarm:
         blobs = MemoryBlobs(MODELS_KEPT * run.manifest.model_bytes)
         kind = self._kind(index)
         conduct = HONEST if kind is None else KINDS[kind](self._gangs[kind])
-        learner = conduct.learner(self._learner(conduct.config(self._config(index)), blobs), blobs)
+        learner = self._learner(conduct.config(self._config(index)), blobs)
         signer = signer_of(self.scenario.seed, index)
         return Member(index, signer, learner, blobs, run, kind=kind, conduct=conduct)
 
@@ -203,14 +210,20 @@ class Swarm:
 
     # -- looking on ---------------------------------------------------------------------------------------------------
 
-    def _learnt(self, member: Member, aggregate: Aggregate) -> None:
+    def _checkers(self, manifest: Manifest) -> list[Checker]:
+        within_s = self.scenario.progress_s
+        if manifest.protocol == "onebyte":
+            return chain_checkers(within_s, chain_rules(manifest), self._signed.run, self.scenario.void_share)
+        return modest_checkers(within_s)
+
+    def _learnt(self, member: Member, made: Finished) -> None:
         if not member.honest:
             return
-        self._news.append(Belief(member.name, aggregate, trio.current_time()))
-        if aggregate.round > self.highest:
-            self.highest = aggregate.round
+        self._news.append(Belief(member.name, made, trio.current_time()))
+        if made.round > self.highest:
+            self.highest = Round(made.round)
             if self.scenario.curve:
-                self._curve.add(aggregate, trio.current_time(), self._wire_bytes(), self.members)
+                self._curve.add(made, member, trio.current_time(), self._wire_bytes(), self.members)
             self._bell.ring()
 
     def _wire_bytes(self) -> int:
@@ -234,7 +247,7 @@ class Swarm:
         return [member for member in self.members if member.honest]
 
     def _agreed(self, living: Sequence[Member]) -> bool:
-        return len({head_of(member.node).known.model for member in living}) <= 1
+        return len({member.node.protocol.model for member in living}) <= 1
 
     def _settled(self, now_s: float) -> bool:
         """Those who still disagree have had their time."""
@@ -243,11 +256,7 @@ class Swarm:
 
     def _check(self) -> None:
         news, self._news = self._news, []
-        seen = [
-            Seen(member.name, member.node, member.blobs, len(member.lives))
-            for member in self._honest()
-            if member.alive and not member.frozen
-        ]
+        seen = [member.seen() for member in self._honest() if member.alive and not member.frozen]
         world = World(
             now_s=trio.current_time(),
             calm_since_s=self._faults.calm_since,

@@ -45,6 +45,7 @@ class Finished:
     trainers: Sequence[PeerId]  # whose work is in it
     aggregators: Sequence[PeerId]
     digest: Digest  # of the aggregate; of the block
+    parent: Digest  # what it was made from
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,7 @@ class Ears:
     save: Callable[[], Awaitable[None]]  # durable when it returns
     save_soon: Callable[[], None]
     learnt: Callable[[Finished], None]
+    turned: Callable[[Finished], None]  # what is believed now is no newer, but something else
     evaluated: Callable[[int, Evaluation], None]
     hashed: Callable[[int, Digest, Digest], None]  # A at the block of this height
 
@@ -94,12 +96,19 @@ def _modest(parts: Parts, ears: Ears, held: Aggregate | None, evaluate_every: in
     async def keep(aggregate: Aggregate) -> None:
         await ears.save()
 
-    def learnt(known: Aggregate) -> None:
-        trainers = [each.trainer for each in known.inputs]
-        ears.learnt(Finished(known.round, trainers, known.aggregators, Digest(known.model)))
-
-    hooks = Hooks(began=ears.began, held=keep, learnt=learnt, evaluated=ears.evaluated)
+    hooks = Hooks(
+        began=ears.began,
+        held=keep,
+        learnt=lambda known: ears.learnt(finished_of(known)),
+        turned=lambda known: ears.turned(finished_of(known)),
+        evaluated=ears.evaluated,
+    )
     return Modest(parts, held or theta0(parts.manifest), hooks, evaluate_every)
+
+
+def finished_of(known: Aggregate) -> Finished:
+    trainers = [each.trainer for each in known.inputs]
+    return Finished(known.round, trainers, known.aggregators, Digest(known.model), Digest(known.parent))
 
 
 # -- one byte ---------------------------------------------------------------------------------------------------------
@@ -116,7 +125,9 @@ def _onebyte(
     evaluate_every: int,
 ) -> OneByte:
     def advanced(height: int) -> None:
-        diary.write(training.book.tip)
+        at = training.follower.at
+        if at is not None and (block := training.book.chain.node(at)) is not None:
+            diary.write(block)
 
     def evaluated(height: int, found: Evaluation) -> None:
         ears.evaluated(height, found)
@@ -147,20 +158,22 @@ class Diary:
 
     def __init__(self, training: OneByte, ears: Ears) -> None:
         self._ears = ears
-        self._told = training.round
+        self._told: int = training.round
         self._saved = training.clock
         self._training = training
 
-    def write(self, tip: Block) -> None:
+    def write(self, newest: Block) -> None:
+        """`newest`: A is at it."""
         fresh: list[Finished] = []
-        block: Block | None = tip
+        block: Block | None = newest
         while block is not None and block.block is not None and block.height > self._told:
             origins = list(dict.fromkeys(entry.origin for entry in block.entries))
-            fresh.append(Finished(block.height, origins, [block.block.head.proposer], block.digest))
+            head = block.block.head
+            fresh.append(Finished(block.height, origins, [head.proposer], block.digest, Digest(head.parent)))
             block = block.parent
         for finished in reversed(fresh):
             self._ears.learnt(finished)
-        self._told = max(self._told, self._training.round)
+        self._told = max(self._told, newest.height)
         if self._training.clock > self._saved:  # whom to find again after a crash: the rest is in the chain's journal
             self._saved = self._training.clock
             self._ears.save_soon()

@@ -54,6 +54,7 @@ class Hooks:
     began: Callable[[], None]  # enough peers are here, the first round (or the one after a resume) begins
     held: Callable[[Aggregate], Awaitable[None]]  # newer bytes are in the store: save a checkpoint
     learnt: Callable[[Aggregate], None]  # a newer aggregate is believed
+    turned: Callable[[Aggregate], None]  # or one that is no newer, in the place of what was believed
     evaluated: Callable[[Round, Evaluation], None]
 
 
@@ -195,8 +196,7 @@ class Modest:
         self._pull_if_due(known)
         while True:
             before, known = known, await self.head.known_other_than(known)
-            if known.round > before.round:
-                self._hooks.learnt(known)
+            (self._hooks.learnt if known.round > before.round else self._hooks.turned)(known)
             self._pull_if_due(known)
 
     def _pull_if_due(self, aggregate: Aggregate) -> None:

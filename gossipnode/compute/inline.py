@@ -90,6 +90,11 @@ class InlineLearner:
         self._a: Sum | None = None  # zeros
         self._stepping = trio.Lock()  # one call after the other, as with a worker
 
+    @property
+    def a(self) -> Sum:
+        """A as it is now, for who looks on from outside."""
+        return self._sums()[1]
+
     async def initial(self) -> Digest:
         return await self._blobs.put(self._swarm.theta0)
 

@@ -21,6 +21,9 @@ class Bodies:
     def __contains__(self, digest: Digest) -> bool:
         return digest in self._blocks
 
+    def __len__(self) -> int:
+        return len(self._blocks)
+
     def __iter__(self) -> Iterator[tuple[Digest, Block, Sequence[Slot]]]:
         return ((digest, block, found) for digest, (block, found) in self._blocks.items())
 

@@ -164,6 +164,10 @@ class Chain:
         """Of all branches that may still become the tip's."""
         return [node for node in self._nodes.values() if node.live and not node.children]
 
+    def sizes(self) -> tuple[int, int, int, int]:
+        """How many blocks and entries are held, and how many of each wait for what they rest on."""
+        return len(self._nodes), len(self._entries), len(self._orphans) + len(self._bodies), len(self._early)
+
     def locator(self) -> tuple[Digest, ...]:
         """Where our branch runs, for others to find what we lack of theirs."""
         return locator_of(self._forks.path())

@@ -137,8 +137,8 @@ class OneByte:
 
     @property
     def finished(self) -> bool:
-        """The last block is here, and A is its."""
-        return self.book.finished and self.follower.is_there
+        """The last block is here, A is its, and its digest is known."""
+        return self.book.finished and self.follower.is_there and self.follower.hashed == self.follower.at
 
     @property
     def state(self) -> Phase:

@@ -35,7 +35,7 @@ class Follower:
         self._parts, self._book, self._hooks = parts, book, hooks
         self._evaluate_every = evaluate_every
         self._evaluated = -1  # the last height
-        self._hashed: Digest | None = None  # the block whose A was last evaluated, or hashed at the end
+        self.hashed: Digest | None = None  # the block whose A was last evaluated, or hashed at the end
         root, snapshot = book.chain.certified, book.recalled.snapshot
         begin = book.chain.node(Digest(snapshot.checkpoint.block)) if snapshot is not None else root
         assert begin is not None
@@ -207,13 +207,13 @@ class Follower:
         assert node is not None
         height = node.height
         passed = every > 0 and height // every > self._evaluated // every
-        ended = height >= self._book.rules.steps and self._hashed != self.at
+        ended = height >= self._book.rules.steps and self.hashed != self.at
         if every and (passed or ended):
             found = await self._parts.learner.score()
-            self._evaluated, self._hashed, self.model = height, self.at, found.model
+            self._evaluated, self.hashed, self.model = height, self.at, found.model
             self._hooks.evaluated(height, found)
         elif ended:
-            self.model, self._hashed = await self._parts.learner.digest(), self.at
+            self.model, self.hashed = await self._parts.learner.digest(), self.at
 
     def _failed(self, error: Exception) -> None:
         if str(error) != self.failure:

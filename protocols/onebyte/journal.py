@@ -96,6 +96,12 @@ def recall(records: Iterable[bytes], run: bytes, rules: Rules, admits: Callable[
     return found
 
 
+def signed_in(record: bytes) -> tuple[Entry, ...]:
+    """The entry that its owner signed, if this record is of one."""
+    found = msgspec.msgpack.decode(record, type=Record)
+    return found.entries if isinstance(found, Mine) and found.block is None else ()
+
+
 def _replay(record: Record, found: Recalled) -> None:
     match record:
         case Base(promises, departed, _):

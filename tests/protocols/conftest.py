@@ -15,11 +15,13 @@ from typing import Any
 import pytest
 import trio
 
-from gossipnode.checkers import Belief, Checks, Finding, Seen, World, all_checkers
+from gossipnode.checkers import Belief, Checks, Finding, Seen, World
 from gossipnode.memoryblobs import MemoryBlobs
+from gossipnode.modest_checkers import modest_checkers
 from gossipnode.net.simulated import Conditions, SimulatedNetwork, simulate_network
 from gossipnode.node import Node, Run, State
 from gossipnode.recordlog import MemoryLog
+from gossipnode.trainings import finished_of
 from protocols import wire
 from protocols.head import Head
 from protocols.learner import Evaluation, LearnerError, Trained, Unfit
@@ -279,7 +281,7 @@ class Swarm:
         self.manifest = Manifest(name="toy", protocol="modest", task="digits", modest=modest, **settings | tables)
         self.run_id = run_id(self.manifest)
         self.believed: list[Aggregate] = []
-        self.checks = Checks(all_checkers(progress_s=600.0))
+        self.checks = Checks(modest_checkers(progress_s=600.0))
         self.liars: set[PeerId] = set()  # what they believe, and what is held against them, is no finding
         self.convicted: frozenset[Digest] = frozenset()
         self.disturbed_s = 0.0  # when a test last did something that a node cannot help
@@ -429,7 +431,7 @@ class Swarm:
         life, known = (member.peer, id(member.node)), member.head.known
         if self._last_known.setdefault(life, known) != known:
             self._last_known[life] = known
-            yield Belief(str(member.index), known, trio.current_time())
+            yield Belief(str(member.index), finished_of(known), trio.current_time())
 
     def settled(self, round: int) -> Aggregate:
         """The one aggregate of that round; two would be a fork."""

@@ -17,16 +17,20 @@ from gossipnode.checkers import (
     Checker,
     Checks,
     Finding,
+    NoFalseAccusation,
+    Progress,
+    World,
+)
+from gossipnode.modest_checkers import (
+    BoundedCommittee,
     Forward,
     NoConvictedAncestor,
-    NoFalseAccusation,
     NoForkRemains,
     OneAggregateARound,
-    Progress,
     Quorum,
-    World,
-    all_checkers,
+    modest_checkers,
 )
+from gossipnode.trainings import finished_of
 from protocols import limits
 from protocols.messages import Aggregate, Input
 from sampling.peers import PeerId, Round
@@ -63,7 +67,7 @@ async def sound(make_swarm: MakeSwarm) -> Swarm:
 
 async def test_a_sound_swarm_breaks_nothing(autojump_clock: MockClock, make_swarm: MakeSwarm) -> None:
     swarm = await sound(make_swarm)
-    checks = Checks(all_checkers(progress_s=10.0))
+    checks = Checks(modest_checkers(progress_s=10.0))
     for _ in range(30):
         checks.look(swarm.world())
         await trio.sleep(1.0)
@@ -74,7 +78,7 @@ async def test_a_sound_swarm_breaks_nothing(autojump_clock: MockClock, make_swar
 async def test_two_aggregates_of_one_round(autojump_clock: MockClock, make_swarm: MakeSwarm) -> None:
     swarm = await sound(make_swarm)
     world, last = swarm.world(), swarm.settled(3)
-    news = [Belief("1", last, world.now_s), Belief("2", another(last), world.now_s)]
+    news = [Belief("1", finished_of(last), world.now_s), Belief("2", finished_of(another(last)), world.now_s)]
     (finding,) = found(OneAggregateARound(), dataclasses.replace(world, news=news))
     assert (finding.round, finding.nodes) == (3, ["1", "2"])
     assert not found(OneAggregateARound(), dataclasses.replace(world, news=news, calm_since_s=None))  # a partition
@@ -97,16 +101,16 @@ async def test_a_round_without_its_quorum(autojump_clock: MockClock, make_swarm:
     swarm = await sound(make_swarm)
     world, last = swarm.world(), swarm.settled(3)
     alone = another(last, inputs=last.inputs[:1])
-    (finding,) = found(Quorum(), dataclasses.replace(world, news=[Belief("1", alone, 0.0)]))
+    (finding,) = found(Quorum(), dataclasses.replace(world, news=[Belief("1", finished_of(alone), 0.0)]))
     assert (finding.round, finding.nodes) == (3, ["1"])
-    assert not found(Quorum(), dataclasses.replace(world, news=[Belief("1", last, 0.0)]))
+    assert not found(Quorum(), dataclasses.replace(world, news=[Belief("1", finished_of(last), 0.0)]))
 
 
 async def test_one_trainer_named_twice_is_no_quorum(autojump_clock: MockClock, make_swarm: MakeSwarm) -> None:
     swarm = await sound(make_swarm)
     last = swarm.settled(3)
     twice = another(last, inputs=(last.inputs[0], Input(last.inputs[0].trainer, digest_of(b"x"), 1)))
-    assert found(Quorum(), dataclasses.replace(swarm.world(), news=[Belief("1", twice, 0.0)]))
+    assert found(Quorum(), dataclasses.replace(swarm.world(), news=[Belief("1", finished_of(twice), 0.0)]))
 
 
 async def test_held_going_back(autojump_clock: MockClock, make_swarm: MakeSwarm) -> None:
@@ -132,14 +136,14 @@ async def test_descending_from_a_convicted_aggregate(autojump_clock: MockClock, 
     swarm = await sound(make_swarm)
     world, checker = swarm.world(), NoConvictedAncestor()
     rounds = [swarm.settled(round) for round in (1, 2, 3)]
-    first, *others = ([Belief("1", aggregate, 0.0)] for aggregate in rounds)
+    first, *others = ([Belief("1", finished_of(aggregate), 0.0)] for aggregate in rounds)
     convicted = frozenset({rounds[0].model})
     assert not found(checker, dataclasses.replace(world, news=first))
     assert not found(checker, dataclasses.replace(world, convicted=convicted))  # what was believed before is no fault
     findings = found(checker, *(dataclasses.replace(world, news=news, convicted=convicted) for news in others))
     assert [finding.round for finding in findings] == [2, 3]
     beside = another(rounds[2], parent=digest_of(b"elsewhere"))
-    news = [Belief("1", beside, 0.0)]
+    news = [Belief("1", finished_of(beside), 0.0)]
     assert not found(checker, dataclasses.replace(world, news=news, convicted=convicted))
 
 
@@ -169,7 +173,7 @@ async def test_what_grows_beyond_its_limit(
             doctored.head._votes = {Round(4): votes}
         case "collections":
             doctored.node.protocol.aggregator._collections = dict.fromkeys(map(Round, range(5)))
-    findings = found(Bounded(), swarm.world())
+    findings = found(BoundedCommittee() if what in ("votes", "collections") else Bounded(), swarm.world())
     assert "0" in {name for finding in findings for name in finding.nodes}
     assert {finding.what.partition(":")[0] for finding in findings} >= {what}
 
