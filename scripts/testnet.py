@@ -28,12 +28,14 @@ import httpx
 import msgspec
 from rich.console import Console
 from rich.live import Live
-from rich.table import Table
+from testnet_table import row, table
 
+from gossipnode.adversaries.kinds import cast_of
 from gossipnode.errors import OperatorError
 from gossipnode.home import Home
 from gossipnode.identity import create_identity
 from gossipnode.report import Report, agreed, report_of, require_writable, save, summary
+from gossipnode.start import ADVERSARY
 from gossipnode.status.report import HISTORY_ROUNDS, Status, decode
 from protocols.manifest import validated
 
@@ -52,6 +54,7 @@ class Peer:
     home: Path
     process: subprocess.Popen[bytes]
     status: Status | None = None
+    kind: str | None = None  # of adversary
     url: str | None = field(default=None)
 
     def addresses(self) -> dict[str, object] | None:
@@ -94,6 +97,12 @@ class Options:
     partition: str
     encoding: str
     set: tuple[str, ...]
+    adversaries: tuple[str, ...]  # kinds of the last nodes
+
+    def kind(self, index: int) -> str | None:
+        """Of adversary; None: the node is honest."""
+        hostile = index - self.nodes + len(self.adversaries)
+        return self.adversaries[hostile] if hostile >= 0 else None
 
 
 class Failed(Exception):
@@ -141,7 +150,9 @@ def start(root: Path, index: int, options: Options, peers: str | None) -> Peer:
     command += ["--listen", "/ip4/127.0.0.1/tcp/0", "--http", "127.0.0.1:0", "--threads", "1"]
     command += ["--shard", f"{index}/{options.nodes}", "--partition", options.partition]
     command += ["--peers", peers] if peers else _run_options(options)
-    return Peer(f"node-{index}", home, spawn(home, command, OMP_NUM_THREADS="1"))
+    kind = options.kind(index)
+    environment = {"OMP_NUM_THREADS": "1"} | ({} if kind is None else {ADVERSARY: kind})
+    return Peer(f"node-{index}", home, spawn(home, command, signal.SIGTERM, **environment), kind=kind)
 
 
 def _run_options(options: Options) -> list[str]:
@@ -178,7 +189,7 @@ def check_alive(peers: list[Peer]) -> None:
 
 
 def watch(peers: list[Peer], options: Options, timeout_s: float, console: Console) -> None:
-    """Until every node has finished and evaluated the last model."""
+    """Until every honest node has finished and evaluated the last model."""
     began = time.monotonic()
     with httpx.Client(timeout=5.0) as client, Live(console=console, refresh_per_second=4) as live:
         while True:
@@ -186,7 +197,7 @@ def watch(peers: list[Peer], options: Options, timeout_s: float, console: Consol
                 peer.poll(client)
             elapsed_s = time.monotonic() - began
             live.update(table(peers, options, elapsed_s))
-            if all(peer.done for peer in peers):
+            if all(peer.done for peer in peers if peer.kind is None):
                 for peer in peers:
                     peer.poll(client, HISTORY_ROUNDS)
                 return
@@ -197,37 +208,8 @@ def watch(peers: list[Peer], options: Options, timeout_s: float, console: Consol
 
 
 def unfinished(peers: list[Peer]) -> str:
-    late = [peer for peer in peers if not peer.done]
+    late = [peer for peer in peers if not peer.done and peer.kind is None]
     return ", ".join(f"{peer.name} {row(peer, 0)[2]}" for peer in late)
-
-
-def table(peers: list[Peer], options: Options, elapsed_s: float) -> Table:
-    title = f"{options.protocol} · {options.task} · {options.nodes} nodes · {elapsed_s:.0f} s"
-    view = Table(title=title, title_justify="left")
-    for heading in ("node", "peer", "state", "round", "model", "accuracy", "sent MB", "links"):
-        right = heading in ("round", "accuracy", "sent MB", "links")
-        view.add_column(heading, justify="right" if right else "left", no_wrap=True)
-    for peer in peers:
-        view.add_row(*row(peer, options.rounds))
-    return view
-
-
-def row(peer: Peer, rounds: int) -> list[str]:
-    status = peer.status
-    if status is None:
-        return [peer.name, "", "starting", "", "", "", "", ""]
-    learning = status.progress.learning
-    accuracy = f"{learning.accuracy:.4f}" if learning and learning.accuracy is not None else ""
-    return [
-        peer.name,
-        f"…{status.node.peer[-6:]}",
-        status.progress.state,
-        f"{status.progress.round}/{rounds}",
-        (status.progress.head or "")[:8],
-        accuracy,
-        f"{status.traffic.wire_sent / 1e6:.1f}",
-        str(sum(each.linked for each in status.peers)),
-    ]
 
 
 def stop(peers: list[Peer]) -> list[str]:
@@ -318,7 +300,8 @@ def run(options: Options, keep: Path | None, timeout_s: float, central: bool, co
             raise Failed(f"{', '.join(late)} did not stop within {STOP_S:.0f} s of Ctrl-C")
         statuses = {peer.name: peer.status for peer in peers if peer.status is not None}
         reference = central_accuracy(statuses["node-0"]) if central else None
-        return report_of(statuses, duration_s(peers), reference)
+        hostile = {peer.name: peer.kind for peer in peers if peer.kind is not None}
+        return report_of(statuses, duration_s(peers), reference, hostile)
 
 
 @click.command(context_settings={"show_default": True})
@@ -332,6 +315,7 @@ def run(options: Options, keep: Path | None, timeout_s: float, central: bool, co
 @click.option("--aggregators", default=1, type=click.IntRange(1), help="aggregators of a round")
 @click.option("--partition", default="iid", help="iid, dirichlet:ALPHA or labels")
 @click.option("--encoding", default="float32", type=click.Choice(["float32", "bfloat16", "int8"]), help="of models")
+@click.option("--adversary", "adversaries", multiple=True, metavar="KIND:N", help="so many of the nodes are hostile")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="any other key of the manifest")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="where to write the report")
 @click.option("--keep", type=click.Path(path_type=Path), help="keep the homes and logs in this new folder")
@@ -348,6 +332,7 @@ def main(
     aggregators: int,
     partition: str,
     encoding: str,
+    adversaries: tuple[str, ...],
     settings: tuple[str, ...],
     json_path: Path | None,
     keep: Path | None,
@@ -360,11 +345,21 @@ def main(
         signal.signal(number, stopped)
     sampled = min(trainers, nodes)
     length = length_of(protocol, rounds, steps)
-    options = Options(
-        nodes, length, protocol, task, seed, sampled, min(aggregators, sampled), partition, encoding, settings
-    )
     try:
         require_writable(json_path)
+        options = Options(
+            nodes=nodes,
+            rounds=length,
+            protocol=protocol,
+            task=task,
+            seed=seed,
+            trainers=sampled,
+            aggregators=min(aggregators, sampled),
+            partition=partition,
+            encoding=encoding,
+            set=settings,
+            adversaries=cast_of(adversaries, nodes) if adversaries else (),
+        )
         report = run(options, keep, timeout_s, central, console)
         if json_path is not None:
             save(report, json_path)
@@ -378,7 +373,7 @@ def main(
     if json_path is not None:
         console.print(f"report            {json_path}", soft_wrap=True)
     if not agreed(report):
-        raise click.ClickException("the nodes do not hold the same model")
+        raise click.ClickException("the honest nodes do not hold the same model")
 
 
 def length_of(protocol: str, rounds: int | None, steps: int | None) -> int:
