@@ -272,6 +272,12 @@ def prepare(task: str) -> None:
 @click.option(
     "--scenario", metavar="FILE", type=FILE, help="A TOML file of all of these and more, as those in scenarios/."
 )
+@click.option(
+    "--adversary",
+    multiple=True,
+    metavar="KIND:N",
+    help="So many of the nodes are hostile: docs/adversaries.md lists the kinds. Repeatable.",
+)
 @click.option("--random-faults", is_flag=True, default=None, help="The seed draws faults too.")
 @click.option("--seeds", metavar="A:B", help="Run each seed from A up to B, B not included; one table at the end.")
 @click.option(

@@ -21,6 +21,7 @@ import trio
 
 from gossipnode import newrun
 from gossipnode.compute.process import WorkerLearner, open_worker
+from gossipnode.conduct import HONEST, Conduct
 from gossipnode.config import Config
 from gossipnode.errors import OperatorError
 from gossipnode.home import Home
@@ -50,11 +51,11 @@ log = logging.getLogger(__name__)
 GOODBYE_S = 2.0  # to tell the partners and save; the transport takes up to 3 s more
 
 
-async def run_daemon(home: Home, config: Config, tables: newrun.Tables) -> None:
+async def run_daemon(home: Home, config: Config, tables: newrun.Tables, conduct: Conduct = HONEST) -> None:
     """Until a signal comes. `tables` is what the operator said of a run to begin. Raises OperatorError."""
     identity = load_identity(home.identity)
     async with trio.open_nursery() as nursery:
-        daemon = Daemon(home, config, identity)
+        daemon = Daemon(home, config, identity, conduct)
         nursery.start_soon(daemon.lag.run)
         life = trio.CancelScope()  # inside the transport, which is still needed to say goodbye
         nursery.start_soon(_end_on_signal, life)
@@ -65,14 +66,14 @@ async def run_daemon(home: Home, config: Config, tables: newrun.Tables) -> None:
             log.info("status at %s", url)
             with life:
                 async with daemon.open_node(tables) as node:
-                    await _live(node)
+                    await _live(node, conduct)
         nursery.cancel_scope.cancel()
 
 
-async def _live(node: Node) -> None:
+async def _live(node: Node, conduct: Conduct) -> None:
     """Run the node; when a signal ends it, say goodbye while the transport is still there."""
     try:
-        await node.run()
+        await conduct.live(node)
     finally:
         with trio.CancelScope(deadline=trio.current_time() + GOODBYE_S, shield=True):
             await node.leave()
@@ -92,11 +93,12 @@ async def _end_on_signal(life: trio.CancelScope) -> None:
 class Daemon:
     """What must be reachable before there is a node: the status, and the peers' first questions."""
 
-    def __init__(self, home: Home, config: Config, identity: Identity) -> None:
+    def __init__(self, home: Home, config: Config, identity: Identity, conduct: Conduct = HONEST) -> None:
         self.lag = LoopLag()
         self._home = home
         self._config = config
         self._identity = identity
+        self._conduct = conduct
         self._blobs = FileBlobs(home.store, config.store_max_bytes)
         self._began = trio.current_time()
         self._transport: Transport | None = None
@@ -112,7 +114,8 @@ class Daemon:
         config = self._config
         psk = load_network_key(Path(config.psk)) if config.psk else None
         try:
-            async with open_libp2p(self._identity.seed, [config.listen], psk=psk, on_fault=self._fault) as it:
+            async with open_libp2p(self._identity.seed, [config.listen], psk=psk, on_fault=self._fault) as own:
+                it = self._conduct.transport(own)
                 it.serve(self._answer, self._blobs)
                 self._transport = it
                 yield it
@@ -144,7 +147,9 @@ class Daemon:
         """A worker that cannot even start is the operator's to mend; one that dies later is not."""
         started = False
         try:
-            async with open_worker(self._learner_config(learner, task), self._blobs.adopt) as worker:
+            async with open_worker(
+                self._conduct.config(self._learner_config(learner, task)), self._blobs.adopt
+            ) as worker:
                 started = True
                 yield worker
         except LearnerError as error:
@@ -230,7 +235,7 @@ class Daemon:
             self._node = Node(
                 run,
                 self._transport,
-                worker,
+                self._conduct.learner(worker, self._blobs),
                 self._blobs,
                 self._identity.signer,
                 state=state,

@@ -17,6 +17,7 @@ import trio
 
 from gossipnode.checkers import Seen
 from gossipnode.compute.inline import InlineLearner
+from gossipnode.conduct import HONEST, Conduct
 from gossipnode.journal import MemoryJournal
 from gossipnode.memoryblobs import MemoryBlobs
 from gossipnode.net.simulated import SimulatedNetwork, SimulatedTransport
@@ -73,10 +74,16 @@ class Member:
     alive: bool = False
     gone: bool = False  # it has left or was killed, and is not back
     frozen: bool = False
+    kind: str | None = None  # of adversary; None: honest
+    conduct: Conduct = HONEST
 
     @property
     def name(self) -> str:
         return f"node-{self.index}"
+
+    @property
+    def honest(self) -> bool:
+        return self.kind is None
 
     @property
     def peer(self) -> PeerId:
@@ -126,11 +133,12 @@ async def live(
     whose.set(member.name)
     life_seed = f"{seed}/node/{member.peer}" + (f"/{len(member.lives)}" if member.lives else "")
     with trio.CancelScope() as scope:
-        async with network.join(member.peer, on_fault=lambda peer, kind: member.node.fault(peer, kind)) as transport:
+        async with network.join(member.peer, on_fault=lambda peer, kind: member.node.fault(peer, kind)) as own:
+            transport = member.conduct.transport(own)
             node = Node(
                 member.run,
                 transport,
-                member.learner,
+                member.conduct.learner(member.learner, member.blobs),
                 member.blobs,
                 member.signer,
                 state=member.journal.load() or State(),
@@ -139,11 +147,11 @@ async def live(
                 rng=random.Random(life_seed),
             )
             node.believed = partial(learnt, member)
-            member.lives.append(Life(node, transport, scope, trio.current_time()))
+            member.lives.append(Life(node, own, scope, trio.current_time()))
             member.alive, member.gone = True, False
             transport.serve(partial(_answer, member.name, node), member.blobs)
             task_status.started()
-            await node.run()
+            await member.conduct.live(node)
 
 
 async def _answer(name: str, node: Node, sender: PeerId, frame: bytes) -> bytes:

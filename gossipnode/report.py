@@ -14,11 +14,15 @@ import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
+from typing import Final, TypedDict
 
 import msgspec
 
 from gossipnode.errors import OperatorError, reason
 from gossipnode.status.report import OffenceStatus, RoundStatus, Status
+
+SHUNNED: Final = ("quarantined", "expelled")
 
 
 class Accuracy(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,7 +58,18 @@ class CommitteeOf(msgspec.Struct, frozen=True, kw_only=True):
     aggregators: list[str]
 
 
+class Caught(msgspec.Struct, frozen=True, kw_only=True):
+    """An adversary that honest nodes hold in quarantine or have expelled."""
+
+    peer: str
+    kind: str  # of adversary
+    round: int  # of the first honest node's offence that we know of
+    evidence: str  # that offence
+
+
 class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """Accuracy, digests and offences are those of the honest nodes, all others of every node."""
+
     protocol: str
     task: str
     nodes: int
@@ -66,10 +81,23 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     digests: Digests
     committees: list[CommitteeOf]
     offences: list[OffenceStatus]
+    adversaries: dict[str, str] = {}  # kind by peer
+    caught: list[Caught] = []
+    expelled: list[str] = []  # peers that every honest node who knows them has expelled
+    falsely_expelled: list[str] = []  # honest peers that some honest node has expelled
+    missed: list[str] = []  # adversaries that are not caught
 
 
-def report_of(statuses: Mapping[str, Status], seconds: float, central: float | None = None) -> Report:
-    """`statuses` by node name, taken when the run was over. Raises ValueError if no node knows of a run."""
+def report_of(
+    statuses: Mapping[str, Status],
+    seconds: float,
+    central: float | None = None,
+    adversaries: Mapping[str, str] = MappingProxyType({}),
+) -> Report:
+    """`statuses` by node name, taken when the run was over; `adversaries`: their kinds by node name. Raises ValueError
+    if no node knows of a run."""
+    honest = {name: status for name, status in statuses.items() if name not in adversaries}
+    hostile = {statuses[name].node.peer: kind for name, kind in adversaries.items() if name in statuses}
     runs = [status.run for status in statuses.values() if status.run is not None]
     if not runs:
         raise ValueError("no node has joined a run")
@@ -82,17 +110,20 @@ def report_of(statuses: Mapping[str, Status], seconds: float, central: float | N
         rounds=max(rounds, default=0),
         seconds=seconds,
         seconds_per_round=statistics.median(durations) if durations else seconds,
-        accuracy=_accuracy(statuses, central),
+        accuracy=_accuracy(honest, central),
         bytes=_bytes(list(statuses.values()), rounds, runs[0].manifest["model_bytes"]),
-        digests=_digests([status.progress.head for status in statuses.values()]),
+        digests=_digests([status.progress.head for status in honest.values()]),
         committees=[_committee(each) for each in rounds.values()],
-        offences=[offence for status in statuses.values() for offence in status.offences],
+        offences=[offence for status in honest.values() for offence in status.offences],
+        adversaries=hostile,
+        **_judged(list(honest.values()), hostile),
     )
 
 
 def summary(report: Report) -> list[str]:
     """For a person, a line each."""
     accuracy, data, digests = report.accuracy, report.bytes, report.digests
+    honest = report.nodes - len(report.adversaries)
     central = [] if accuracy.central is None else [f"central training  {accuracy.central:.4f} on the same data"]
     ratio = f", {data.ratio:.2f} of the minimum" if math.isfinite(data.ratio) else ""
     return [
@@ -101,9 +132,18 @@ def summary(report: Report) -> list[str]:
         *central,
         *_scalars(data),
         f"traffic           {data.wire_total / 1e6:.1f} MB in all; {data.per_round / 1e6:.3f} MB a round{ratio}",
-        f"models            {digests.agreeing} of {report.nodes} nodes hold the same, {digests.distinct} distinct",
+        f"models            {digests.agreeing} of {honest} nodes hold the same, {digests.distinct} distinct",
         f"offences          {len(report.offences)}",
+        *_adversaries(report),
     ]
+
+
+def _adversaries(report: Report) -> list[str]:
+    if not report.adversaries:
+        return []
+    kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(Counter(report.adversaries.values()).items()))
+    caught = f"{len(report.caught)} caught, {len(set(report.expelled) & report.adversaries.keys())} expelled"
+    return [f"adversaries       {kinds}: {caught}, {len(report.falsely_expelled)} honest expelled"]
 
 
 def _scalars(data: Bytes) -> list[str]:
@@ -113,8 +153,8 @@ def _scalars(data: Bytes) -> list[str]:
 
 
 def agreed(report: Report) -> bool:
-    """Every node holds the same model."""
-    return report.digests.distinct == 1 and report.digests.agreeing == report.nodes
+    """Every honest node holds the same model."""
+    return report.digests.distinct == 1 and report.digests.agreeing == report.nodes - len(report.adversaries)
 
 
 def require_writable(path: Path | None, option: str = "--json") -> None:
@@ -182,6 +222,37 @@ def _transfers(rounds: Mapping[int, RoundStatus]) -> list[int]:
 def _digests(heads: Sequence[str | None]) -> Digests:
     counts = Counter(head for head in heads if head is not None)
     return Digests(agreeing=max(counts.values(), default=0), distinct=len(counts))
+
+
+class _Judged(TypedDict):
+    caught: list[Caught]
+    expelled: list[str]
+    falsely_expelled: list[str]
+    missed: list[str]
+
+
+def _judged(honest: Sequence[Status], hostile: Mapping[str, str]) -> _Judged:
+    """By what the honest nodes say of whom they know."""
+    views: list[dict[str, str]] = [{each.peer: each.standing for each in status.peers} for status in honest]
+    shunned = {peer for view in views for peer, standing in view.items() if standing in SHUNNED}
+    named = {peer for view in views for peer, standing in view.items() if standing == "expelled"}
+    expelled = [peer for peer in sorted(named) if all(view.get(peer, "expelled") == "expelled" for view in views)]
+    offences = [offence for status in honest for offence in status.offences]
+    caught = [_caught(peer, kind, offences) for peer, kind in hostile.items() if peer in shunned]
+    own = {status.node.peer for status in honest}
+    return _Judged(
+        caught=caught,
+        expelled=expelled,
+        falsely_expelled=sorted(named & own),
+        missed=[peer for peer in hostile if peer not in shunned],
+    )
+
+
+def _caught(peer: str, kind: str, offences: Iterable[OffenceStatus]) -> Caught:
+    first = min((each for each in offences if each.peer == peer), key=lambda each: each.round, default=None)
+    if first is None:  # the evidence came from others
+        return Caught(peer=peer, kind=kind, round=0, evidence="")
+    return Caught(peer=peer, kind=kind, round=first.round, evidence=f"{first.kind}: {first.detail}")
 
 
 def _committee(each: RoundStatus) -> CommitteeOf:

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta
 
+from gossipnode.adversaries.kinds import cast_of
 from gossipnode.errors import OperatorError
 from gossipnode.events import Event, event_of, require_possible, told
 from gossipnode.net.simulated import Conditions, regions
@@ -47,6 +48,7 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         float, Meta(gt=0.0, description="virtual seconds without a fault or a round that are too many")
     ] = 900.0
     random_faults: Annotated[bool, Meta(description="the seed draws faults too")] = False
+    adversary: Annotated[tuple[str, ...], Meta(description="hostile nodes, as KIND:COUNT; they are the last")] = ()
     manifest: Annotated[dict[str, Any], Meta(description="settings of the run")] = {}
     event: Annotated[
         tuple[dict[str, Any], ...], Meta(description="what befalls the swarm, in no particular order")
@@ -104,6 +106,13 @@ def with_events(setting: Setting, events: Sequence[Event], source: str) -> Setti
     return msgspec.structs.replace(setting, event=(*setting.event, *map(told, events)))
 
 
+def with_adversaries(setting: Setting, asked: Sequence[str]) -> Setting:
+    """Those of the command line too. Raises OperatorError."""
+    adversary = (*setting.adversary, *asked)
+    cast_of(adversary, setting.nodes)
+    return msgspec.structs.replace(setting, adversary=adversary)
+
+
 def scenario_of(setting: Setting) -> Scenario:
     """Raises OperatorError."""
     asked = {key: getattr(setting, key) for key in ("task", "protocol", "rounds", "seed")}
@@ -129,6 +138,7 @@ def scenario_of(setting: Setting) -> Scenario:
         limit_s=setting.limit_s,
         events=events,
         progress_s=setting.progress_s,
+        adversaries=cast_of(setting.adversary, setting.nodes),
     )
 
 

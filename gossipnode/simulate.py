@@ -15,7 +15,7 @@ from gossipnode.baselines import run
 from gossipnode.events import option_events
 from gossipnode.newrun import settings_tables
 from gossipnode.report import encode, require_writable, save, summary
-from gossipnode.scenario import Setting, scenario_of, setting_of, with_events
+from gossipnode.scenario import Setting, scenario_of, setting_of, with_adversaries, with_events
 from gossipnode.simulated_log import logged
 from gossipnode.simulation import Outcome, Scenario, SimulationReport, Tick
 from gossipnode.sweep import seeds_of, sweep
@@ -32,6 +32,7 @@ class Asked:
     kill: Sequence[str]
     join: Sequence[str]
     restart: Sequence[str]
+    adversary: Sequence[str]
     settings: Sequence[str]
     seeds: str | None
     json_path: Path | None
@@ -45,6 +46,7 @@ def simulate_command(asked: Asked, options: Mapping[str, Any]) -> int:
     require_writable(asked.plot, "--plot")
     setting = setting_of(asked.scenario, options, settings_tables(asked.settings))
     setting = with_events(setting, option_events(asked.kill, asked.join, asked.restart), "simulate")
+    setting = with_adversaries(setting, asked.adversary)
     console = Console()
     try:
         if asked.seeds is not None:
@@ -63,7 +65,13 @@ def replay(asked: Asked, options: Mapping[str, Any]) -> str:
         if key != "seed" and value is not None:
             option = "--" + key.removesuffix("_s").replace("_", "-")
             words.append(option if value is True else f"{option} {value}")
-    for option, texts in (("--kill", asked.kill), ("--join", asked.join), ("--restart", asked.restart)):
+    given = (
+        ("--kill", asked.kill),
+        ("--join", asked.join),
+        ("--restart", asked.restart),
+        ("--adversary", asked.adversary),
+    )
+    for option, texts in given:
         words += [f"{option} {text}" for text in texts]
     words += [f"--set '{text}'" for text in asked.settings]
     return " ".join(words)

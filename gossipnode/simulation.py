@@ -8,6 +8,7 @@ happened, every node that is still alive holds and has evaluated the same last m
 from __future__ import annotations
 
 import hashlib
+import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,10 +18,13 @@ from typing import Any
 import msgspec
 import trio
 
+from gossipnode.adversaries.bent import Gang
+from gossipnode.adversaries.kinds import KINDS
 from gossipnode.chain_checkers import chain_checkers
 from gossipnode.checkers import Belief, Checker, Checks, Finding, World
-from gossipnode.compute.inline import InlineSwarm
+from gossipnode.compute.inline import InlineLearner, InlineSwarm
 from gossipnode.compute.process import TaskInfo
+from gossipnode.conduct import HONEST
 from gossipnode.curves import Point
 from gossipnode.events import Event
 from gossipnode.faults import Faults, Happened
@@ -65,6 +69,7 @@ class Scenario:
     progress_s: float = PROGRESS_S
     curve: bool = True  # evaluate the model of every round
     void_share: float = VOID_SHARE  # of honest entries in a chain that may count for nothing
+    adversaries: Sequence[str] = ()  # kinds of the last nodes; the others are honest
 
 
 class SimulationReport(Report, frozen=True, kw_only=True):
@@ -121,6 +126,8 @@ class Swarm:
         self._author = signer_of(scenario.seed, 0)
         config = LearnerConfig.of(draft(scenario.tables, self._author.peer))
         self._compute = InlineSwarm(msgspec.structs.replace(config, theta0=b""))  # as the seed makes it
+        self._computes = {self._compute.engine.config: self._compute}  # adversaries may have others
+        self._gangs = {kind: Gang(random.Random(f"{scenario.seed}/{kind}")) for kind in scenario.adversaries}
         self._bell = Bell()  # rung when `highest` has risen
         self._news: list[Belief] = []
         self._curve = Curve(self._compute, [self._shard(0)])
@@ -163,8 +170,26 @@ class Swarm:
     def _machine(self, index: int, bootstrap: Sequence[str]) -> Member:
         run = Run(self._signed.run, present(self._signed), self._signed.encode(), bootstrap=bootstrap)
         blobs = MemoryBlobs(MODELS_KEPT * run.manifest.model_bytes)
-        learner = self._compute.learner(self._shard(index), blobs)
-        return Member(index, signer_of(self.scenario.seed, index), learner, blobs, run)
+        kind = self._kind(index)
+        conduct = HONEST if kind is None else KINDS[kind](self._gangs[kind])
+        learner = self._learner(conduct.config(self._config(index)), blobs)
+        signer = signer_of(self.scenario.seed, index)
+        return Member(index, signer, learner, blobs, run, kind=kind, conduct=conduct)
+
+    def _kind(self, index: int) -> str | None:
+        """The last ones of the start are hostile; newcomers are not."""
+        hostile = index - self.scenario.nodes + len(self.scenario.adversaries)
+        return self.scenario.adversaries[hostile] if 0 <= hostile < len(self.scenario.adversaries) else None
+
+    def _learner(self, config: LearnerConfig, blobs: MemoryBlobs) -> InlineLearner:
+        """All that learn alike share an engine."""
+        common = msgspec.structs.replace(config, shard=Shard())
+        if common not in self._computes:
+            self._computes[common] = InlineSwarm(common)
+        return self._computes[common].learner(config.shard, blobs)
+
+    def _config(self, index: int) -> LearnerConfig:
+        return msgspec.structs.replace(self._compute.engine.config, shard=self._shard(index))
 
     def _shard(self, index: int) -> Shard:
         """A newcomer's data is a copy of somebody's, so that the shards of the others are what they would be anyway."""
@@ -192,6 +217,8 @@ class Swarm:
         return modest_checkers(within_s)
 
     def _learnt(self, member: Member, made: Finished) -> None:
+        if not member.honest:
+            return
         self._news.append(Belief(member.name, made, trio.current_time()))
         if made.round > self.highest:
             self.highest = Round(made.round)
@@ -206,7 +233,7 @@ class Swarm:
         """Until all has happened and every living node has evaluated the last model; False if that takes too long."""
         while True:
             self._check()
-            living = [member for member in self.members if member.alive]
+            living = [member for member in self._honest() if member.alive]
             done = sum(member.done() for member in living)
             now = trio.current_time()
             self._tell(Tick(self.highest, now, done))
@@ -215,6 +242,9 @@ class Swarm:
             if now > self.scenario.limit_s or self._checks.stuck:
                 return False
             await trio.sleep(TICK_S)
+
+    def _honest(self) -> list[Member]:
+        return [member for member in self.members if member.honest]
 
     def _agreed(self, living: Sequence[Member]) -> bool:
         return len({member.node.protocol.model for member in living}) <= 1
@@ -226,12 +256,12 @@ class Swarm:
 
     def _check(self) -> None:
         news, self._news = self._news, []
-        seen = [member.seen() for member in self.members if member.alive and not member.frozen]
+        seen = [member.seen() for member in self._honest() if member.alive and not member.frozen]
         world = World(
             now_s=trio.current_time(),
             calm_since_s=self._faults.calm_since,
             nodes=seen,
-            names={member.peer: member.name for member in self.members},
+            names={member.peer: member.name for member in self._honest()},
             news=news,
             unaccounted_bytes=self.network.unaccounted(),
         )
@@ -242,7 +272,8 @@ class Swarm:
         living = {member.name: statuses[member.name][-1] for member in self.members if member.alive}
         every = {f"{name}/{number}": status for name, lives in statuses.items() for number, status in _numbered(lives)}
         seconds = max((sum(each.seconds for each in status.history) for status in living.values()), default=0.0)
-        report, whole = report_of(living, seconds), report_of(every, seconds)
+        hostile = {member.name: member.kind for member in self.members if member.kind is not None}
+        report, whole = report_of(living, seconds, adversaries=hostile), report_of(every, seconds)
         return SimulationReport(
             **{name: getattr(report, name) for name in Report.__struct_fields__}
             | {"bytes": whole.bytes, "rounds": whole.rounds, "committees": whole.committees},

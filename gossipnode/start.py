@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import random
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import trio
 
+from gossipnode.conduct import HONEST, Conduct
 from gossipnode.config import Config, load_config, peers_from, save_config
 from gossipnode.daemon import run_daemon
 from gossipnode.errors import OperatorError
@@ -18,6 +22,9 @@ from gossipnode.newrun import Tables, draft, merged, require_draft, require_same
 from gossipnode.toml import load_manifest, read_tables
 from protocols.amendments import present
 
+log = logging.getLogger(__name__)
+
+ADVERSARY: Final = "GOSSIPNODE_ADVERSARY"  # for tests of a swarm: this node is to be of that kind
 NEW_RUN = (
     "protocol",
     "rounds",
@@ -47,6 +54,7 @@ def start_node(path: Path, options: Mapping[str, Any]) -> None:
         raise OperatorError(f"--data {config.data}: there is no such file or folder")
     set_up_log(config.log_level, as_json=config.log_json)
     tables = _draft(options, config)
+    conduct = _conduct()
     with home.lock():
         home.forget_addresses()  # of a node that was killed here
         identity = load_identity(home.identity) if home.identity.exists() else create_identity(home.identity)
@@ -60,11 +68,24 @@ def start_node(path: Path, options: Mapping[str, Any]) -> None:
         elif (protocol := tables.get("protocol")) is not None:
             _require_unit(options, str(protocol))
         try:
-            trio.run(run_daemon, home, config, tables)
+            trio.run(run_daemon, home, config, tables, conduct)
         except* OperatorError as errors:
             raise _first(errors) from None
         finally:
             home.forget_addresses()
+
+
+def _conduct() -> Conduct:
+    """Raises OperatorError."""
+    name = os.environ.get(ADVERSARY, "")
+    if not name:
+        return HONEST
+    from gossipnode.adversaries.bent import Gang
+    from gossipnode.adversaries.kinds import kind_of  # numpy comes with it
+
+    kind = kind_of(name, ADVERSARY)
+    log.warning("%s=%s: this node works AGAINST its run, which is for tests only", ADVERSARY, name)
+    return kind(Gang(random.Random()))  # its chance is nobody's secret
 
 
 def _config(home: Home, options: Mapping[str, Any]) -> Config:

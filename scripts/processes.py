@@ -38,6 +38,8 @@ class Peer:
     home: Path
     process: subprocess.Popen[bytes]
     status: Status | None = None
+    kind: str | None = None  # of adversary
+    killed: bool = False
     url: str | None = field(default=None)
 
     def addresses(self) -> dict[str, object] | None:

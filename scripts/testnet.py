@@ -20,13 +20,15 @@ import httpx
 from processes import POLL_S, STOP_S, Failed, Peer, check_alive, first_address, homes, kill, spawn, stop
 from rich.console import Console
 from rich.live import Live
-from rich.table import Table
+from testnet_table import row, table
 
+from gossipnode.adversaries.kinds import cast_of
 from gossipnode.errors import OperatorError
 from gossipnode.events import Event, Join, Kill, Restart, option_events, require_possible
 from gossipnode.home import Home
 from gossipnode.identity import create_identity
 from gossipnode.report import Report, agreed, report_of, require_writable, save, summary
+from gossipnode.start import ADVERSARY
 from gossipnode.status.report import HISTORY_ROUNDS, Status
 from protocols.manifest import validated
 
@@ -45,7 +47,13 @@ class Options:
     partition: str
     encoding: str
     set: tuple[str, ...]
+    adversaries: tuple[str, ...]  # kinds of the last nodes
     events: Sequence[Event] = ()
+
+    def kind(self, index: int) -> str | None:
+        """Of adversary; None: the node is honest."""
+        hostile = index - self.nodes + len(self.adversaries)
+        return self.adversaries[hostile] if 0 <= hostile < len(self.adversaries) else None
 
 
 class Stopped(BaseException):
@@ -68,7 +76,9 @@ def start(root: Path, index: int, options: Options, peers: str | None) -> Peer:
     command += ["--listen", "/ip4/127.0.0.1/tcp/0", "--http", "127.0.0.1:0", "--threads", "1"]
     command += ["--shard", f"{index % options.nodes}/{options.nodes}", "--partition", options.partition]
     command += ["--peers", peers] if peers else _run_options(options)
-    return Peer(f"node-{index}", home, spawn(home, command, OMP_NUM_THREADS="1"))
+    kind = options.kind(index)
+    environment = {"OMP_NUM_THREADS": "1"} | ({} if kind is None else {ADVERSARY: kind})
+    return Peer(f"node-{index}", home, spawn(home, command, signal.SIGTERM, **environment), kind=kind)
 
 
 def _run_options(options: Options) -> list[str]:
@@ -94,12 +104,11 @@ class Swarm:
         self._options = options
         self._console = console
         self._due = sorted(options.events, key=lambda event: event.at_round or 0)
-        self._away: list[Peer] = []
         self._rng = random.Random(options.seed)
 
     @property
     def living(self) -> list[Peer]:
-        return [peer for peer in self.peers if peer not in self._away]
+        return [peer for peer in self.peers if not peer.killed]
 
     def begin(self) -> None:
         self.peers.append(start(self._root, 0, self._options, None))
@@ -108,7 +117,7 @@ class Swarm:
         self.peers += [start(self._root, index, self._options, address) for index in range(1, self._options.nodes)]
 
     def watch(self, timeout_s: float) -> None:
-        """Until every living node has finished and evaluated the last model."""
+        """Until every node that is honest and alive has finished and evaluated the last model."""
         began = time.monotonic()
         with httpx.Client(timeout=5.0) as client, Live(console=self._console, refresh_per_second=4) as live:
             while True:
@@ -116,8 +125,8 @@ class Swarm:
                     peer.poll(client)
                 self._befall()
                 elapsed_s = time.monotonic() - began
-                live.update(table(self.peers, self._away, self._options, elapsed_s))
-                if not self._due and all(peer.done for peer in self.living):
+                live.update(table(self.peers, self._options, elapsed_s))
+                if not self._due and all(peer.done for peer in self.living if peer.kind is None):
                     for peer in self.living:
                         peer.poll(client, HISTORY_ROUNDS)
                     return
@@ -137,13 +146,14 @@ class Swarm:
             case Kill():
                 struck = self._rng.sample(self.living, min(self._count(event.nodes), len(self.living) - 1))
                 kill(struck)
-                self._away += struck
+                for peer in struck:
+                    peer.killed = True
                 done = "killed"
             case Restart():
-                struck = self._rng.sample(self._away, min(self._count(event.nodes), len(self._away)))
-                self._away = [peer for peer in self._away if peer not in struck]
+                away = [peer for peer in self.peers if peer.killed]
+                struck = self._rng.sample(away, min(self._count(event.nodes), len(away)))
                 for peer in struck:
-                    peer.process = self._start(self.peers.index(peer)).process
+                    peer.process, peer.killed = self._start(self.peers.index(peer)).process, False
                 done = "restarted"
             case Join():
                 struck = [self._start(len(self.peers) + number) for number in range(event.nodes)]
@@ -162,38 +172,8 @@ class Swarm:
 
 
 def unfinished(peers: list[Peer]) -> str:
-    late = [peer for peer in peers if not peer.done]
+    late = [peer for peer in peers if not peer.done and peer.kind is None]
     return ", ".join(f"{peer.name} {row(peer, 0)[2]}" for peer in late)
-
-
-def table(peers: list[Peer], away: list[Peer], options: Options, elapsed_s: float) -> Table:
-    title = f"{options.protocol} · {options.task} · {options.nodes} nodes · {elapsed_s:.0f} s"
-    view = Table(title=title, title_justify="left")
-    for heading in ("node", "peer", "state", "round", "model", "accuracy", "sent MB", "links"):
-        right = heading in ("round", "accuracy", "sent MB", "links")
-        view.add_column(heading, justify="right" if right else "left", no_wrap=True)
-    for peer in peers:
-        cells = row(peer, options.rounds)
-        view.add_row(*([*cells[:2], "killed", *cells[3:]] if peer in away else cells))
-    return view
-
-
-def row(peer: Peer, rounds: int) -> list[str]:
-    status = peer.status
-    if status is None:
-        return [peer.name, "", "starting", "", "", "", "", ""]
-    learning = status.progress.learning
-    accuracy = f"{learning.accuracy:.4f}" if learning and learning.accuracy is not None else ""
-    return [
-        peer.name,
-        f"…{status.node.peer[-6:]}",
-        status.progress.state,
-        f"{status.progress.round}/{rounds}",
-        (status.progress.head or "")[:8],
-        accuracy,
-        f"{status.traffic.wire_sent / 1e6:.1f}",
-        str(sum(each.linked for each in status.peers)),
-    ]
 
 
 def duration_s(peers: list[Peer]) -> float:
@@ -234,7 +214,8 @@ def run(options: Options, keep: Path | None, timeout_s: float, central: bool, co
             raise Failed(f"{', '.join(late)} did not stop within {STOP_S:.0f} s of Ctrl-C")
         statuses = {peer.name: peer.status for peer in swarm.living if peer.status is not None}
         reference = central_accuracy(next(iter(statuses.values()))) if central else None
-        return report_of(statuses, duration_s(swarm.living), reference)
+        hostile = {peer.name: peer.kind for peer in swarm.living if peer.kind is not None}
+        return report_of(statuses, duration_s(swarm.living), reference, hostile)
 
 
 @click.command(context_settings={"show_default": True})
@@ -251,6 +232,7 @@ def run(options: Options, keep: Path | None, timeout_s: float, central: bool, co
 @click.option("--kill", multiple=True, metavar="NODES@ROUND", help="kill so many (or a share below 1) then")
 @click.option("--restart", multiple=True, metavar="NODES@ROUND", help="so many of the killed come back then")
 @click.option("--join", multiple=True, metavar="NODES@ROUND", help="so many new ones join then")
+@click.option("--adversary", "adversaries", multiple=True, metavar="KIND:N", help="so many of the nodes are hostile")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="any other key of the manifest")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="where to write the report")
 @click.option("--keep", type=click.Path(path_type=Path), help="keep the homes and logs in this new folder")
@@ -270,6 +252,7 @@ def main(
     kill: tuple[str, ...],
     restart: tuple[str, ...],
     join: tuple[str, ...],
+    adversaries: tuple[str, ...],
     settings: tuple[str, ...],
     json_path: Path | None,
     keep: Path | None,
@@ -282,14 +265,24 @@ def main(
         signal.signal(number, stopped)
     sampled = min(trainers, nodes)
     length = length_of(protocol, rounds, steps)
-    options = Options(
-        nodes, length, protocol, task, seed, sampled, min(aggregators, sampled), partition, encoding, settings
-    )
     try:
         events = option_events(kill, join, restart)
         require_possible(events, "the testnet", length)
-        options = dataclasses.replace(options, events=events)
         require_writable(json_path)
+        options = Options(
+            nodes=nodes,
+            rounds=length,
+            protocol=protocol,
+            task=task,
+            seed=seed,
+            trainers=sampled,
+            aggregators=min(aggregators, sampled),
+            partition=partition,
+            encoding=encoding,
+            set=settings,
+            adversaries=cast_of(adversaries, nodes) if adversaries else (),
+            events=events,
+        )
         report = run(options, keep, timeout_s, central, console)
         if json_path is not None:
             save(report, json_path)
@@ -303,7 +296,7 @@ def main(
     if json_path is not None:
         console.print(f"report            {json_path}", soft_wrap=True)
     if not agreed(report):
-        raise click.ClickException("the nodes do not hold the same model")
+        raise click.ClickException("the honest nodes do not hold the same model")
 
 
 def length_of(protocol: str, rounds: int | None, steps: int | None) -> int:

@@ -179,3 +179,9 @@ def test_another_node_in_the_home(home: Home) -> None:
 def test_a_home_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert "cannot make the home" in refusal(Home(tmp_path / "file" / "home"), *NEW)
+
+
+def test_an_unknown_adversary_is_named_with_those_there_are(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GOSSIPNODE_ADVERSARY", "sign-flop")
+    line = refusal(home, *LOOPBACK, "--task", "digits")
+    assert line.startswith("GOSSIPNODE_ADVERSARY: no adversary is called 'sign-flop': did you mean 'sign-flip'?")

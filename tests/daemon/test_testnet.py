@@ -22,7 +22,13 @@ REPORT = {  # beside plain figures: the keys of its tables
     "digests": {"agreeing", "distinct"},
     "committees": {"round", "trainers", "aggregators"},
 }
-FIGURES = {"protocol", "task", "nodes", "rounds", "seconds", "seconds_per_round", "offences"}
+FIGURES = {"protocol", "task", "nodes", "rounds", "seconds", "seconds_per_round", "offences"} | {
+    "adversaries",
+    "caught",
+    "expelled",
+    "falsely_expelled",
+    "missed",
+}
 
 
 def run_testnet(mark: Path, *options: str) -> subprocess.Popen[str]:
@@ -52,6 +58,22 @@ def eventually(what: Callable[[], bool], why: Callable[[], object]) -> None:
 
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in /proc")
+
+
+def test_hostile_processes_are_named_and_only_the_honest_count(tmp_path: Path) -> None:
+    path, homes = tmp_path / "report.json", tmp_path / "homes"
+    liars = ("--adversary", "sign-flip:1", "--adversary", "label-flip:1")
+    done = run_testnet(tmp_path, "--nodes", "4", "--rounds", "3", *liars, "--json", str(path), "--keep", str(homes))
+    said, _ = done.communicate(timeout=2 * PATIENCE_S)
+    assert done.returncode == 0, said
+    report = json.loads(path.read_bytes())
+    assert list(report["adversaries"].values()) == ["sign-flip", "label-flip"]
+    assert list(report["accuracy"]["per_node"]) == ["node-0", "node-1"]
+    assert report["digests"] == {"agreeing": 2, "distinct": 1}
+    assert report["falsely_expelled"] == []
+    for name, kind in (("node-2", "sign-flip"), ("node-3", "label-flip")):
+        assert f"GOSSIPNODE_ADVERSARY={kind}: this node works AGAINST its run" in (homes / name / "log.txt").read_text()
+    assert of(tmp_path) == []
 
 
 def test_nodes_agree_and_the_report_is_whole(tmp_path: Path) -> None:

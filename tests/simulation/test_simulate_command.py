@@ -27,6 +27,11 @@ KEYS = {
     "digests": {"agreeing", "distinct"},
     "committees": {"round", "trainers", "aggregators"},
     "offences": None,
+    "adversaries": None,
+    "caught": None,
+    "expelled": None,
+    "falsely_expelled": None,
+    "missed": None,
 }
 SIMULATED = {"seed", "trace", "virtual_s", "events", "curve", "broken"}
 SMALL = ("--nodes", "5", "--rounds", "3", "--task", "digits")

@@ -1,0 +1,1 @@
+"""Hostile nodes as test equipment: start reading at `kinds`."""

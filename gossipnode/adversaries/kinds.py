@@ -1,0 +1,61 @@
+"""Every kind of adversary by its name, as `--adversary KIND:COUNT` and the report have it.
+
+A kind is a function from what its nodes share to the conduct of one node. Invariant: an unknown kind, or more hostile
+nodes than there may be, is the operator's error before anything runs; the first node of a run is always honest.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from gossipnode.adversaries import lying, shirking, vectors
+from gossipnode.adversaries.bent import Gang
+from gossipnode.conduct import Conduct
+from gossipnode.errors import OperatorError
+
+Kind = Callable[[Gang], Conduct]
+
+KINDS: Final[dict[str, Kind]] = {
+    "sign-flip": vectors.sign_flip,
+    "scaling": vectors.scaling,
+    "noise": vectors.noise,
+    "alie": vectors.alie,
+    "inner-product": vectors.inner_product,
+    "label-flip": shirking.label_flip,
+    "wrong-shard": shirking.wrong_shard,
+    "lazy": shirking.lazy,
+    "stale": shirking.stale,
+    "free-rider": shirking.free_rider,
+    "copycat": shirking.copycat,
+    "garbage": lying.garbage,
+    "equivocator": lying.equivocator,
+    "false-aggregate": lying.false_aggregate,
+}
+
+
+def kind_of(name: str, source: str) -> Kind:
+    """Raises OperatorError."""
+    if name not in KINDS:
+        near = difflib.get_close_matches(name, KINDS, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise OperatorError(f"{source}: no adversary is called {name!r}: {hint}there are {', '.join(KINDS)}")
+    return KINDS[name]
+
+
+def cast_of(asked: Sequence[str], nodes: int) -> tuple[str, ...]:
+    """The kind of each hostile node, from several KIND:COUNT; they are the last nodes. Raises OperatorError."""
+    kinds = tuple(kind for text in asked for kind in _several(text))
+    if len(kinds) >= nodes:
+        raise OperatorError(f"--adversary: {len(kinds)} of {nodes} nodes: at least the first node is honest")
+    return kinds
+
+
+def _several(text: str) -> tuple[str, ...]:
+    name, _, count = text.partition(":")
+    source = f"--adversary {text}"
+    kind_of(name, source)
+    if not (count.isdecimal() and int(count) > 0):
+        raise OperatorError(f"{source}: expected KIND:COUNT, as in --adversary sign-flip:2")
+    return (name,) * int(count)
