@@ -50,7 +50,7 @@ from sampling.peers import Round
 
 NEWCOMERS = 100  # that are given the same member's address; it has room for limits.LINKS links
 TICK_S = 1.0  # virtual seconds between two looks at the swarm
-AGREE_S = 300.0  # virtual seconds after the last fault in which all must come to one last model
+AGREE_S = 300.0  # virtual seconds in which all who are done must come to one last model
 VOID_SHARE = 0.02
 PROGRESS_S = 900.0  # virtual seconds in which every living node must move on once the last fault is over
 
@@ -231,13 +231,16 @@ class Swarm:
 
     async def _watch(self) -> bool:
         """Until all has happened and every living node has evaluated the last model; False if that takes too long."""
+        done_since_s = 0.0
         while True:
             self._check()
             living = [member for member in self._honest() if member.alive]
             done = sum(member.done() for member in living)
             now = trio.current_time()
             self._tell(Tick(self.highest, now, done))
-            if done == len(living) and self._faults.over and (self._agreed(living) or self._settled(now)):
+            if done < len(living) or not self._faults.over:
+                done_since_s = now
+            elif self._agreed(living) or now - done_since_s > AGREE_S:
                 return True
             if now > self.scenario.limit_s or self._checks.stuck:
                 return False
@@ -248,11 +251,6 @@ class Swarm:
 
     def _agreed(self, living: Sequence[Member]) -> bool:
         return len({member.node.protocol.model for member in living}) <= 1
-
-    def _settled(self, now_s: float) -> bool:
-        """Those who still disagree have had their time."""
-        calm_since_s = self._faults.calm_since
-        return calm_since_s is not None and now_s - calm_since_s > AGREE_S
 
     def _check(self) -> None:
         news, self._news = self._news, []
