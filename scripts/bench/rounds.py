@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from bench.together import trained
 from gossipnode.learn.config import LearnerConfig
 from gossipnode.learn.encoding import Vector, decode, encode
 from gossipnode.learn.engine import Engine
+from gossipnode.learn.images import UCI
 from gossipnode.learn.merge import Shape, merged
 from gossipnode.learn.models import Models
 from gossipnode.learn.shard import Shard
@@ -52,7 +55,6 @@ LIES: Final[dict[str, Lie | None]] = {
 
 @dataclass(frozen=True)
 class Setting:
-    task: str = "digits"
     trainers: int = 20
     liars: int = 6
     rounds: int = 20
@@ -65,7 +67,7 @@ class Rounds:
 
     def __init__(self, setting: Setting, lie: str, seed: int) -> None:
         self.setting, self.lie, self.seed = setting, LIES[lie], seed
-        self.engine = Engine(LearnerConfig(task=setting.task, seed=seed, training=Training(lr=setting.lr)))
+        self.engine = Engine(LearnerConfig(task="digits", seed=seed, training=Training(lr=setting.lr)))
         shards = (
             Shard(index=index, count=setting.trainers, partition=setting.partition, seed=seed)
             for index in range(setting.trainers)
@@ -82,19 +84,26 @@ class Rounds:
         try:
             for round in range(self.setting.rounds):
                 parent = decode(model, template)
-                trained = np.stack([self._trained(model, node, round) for node in range(self.setting.trainers)])
+                models = self.trained(parent, round)
                 if self.lie is not None:
-                    updates = trained.astype(np.float64) - parent
-                    trained[:liars] = parent + self.lie(updates[liars:], updates[:liars], draw)
+                    updates = models.astype(np.float64) - parent
+                    models[:liars] = parent + self.lie(updates[liars:], updates[:liars], draw)
                 weights = [len(data.rows) for data in self.data]
-                model = encode(merged(Models.of(trained), weights, merging, shape, parent), template)
+                model = encode(merged(Models.of(models), weights, merging, shape, parent), template)
             return self.engine.evaluate(model, self.data[-1])["accuracy"]
         except (Unfit, ValueError):  # not finite
             return 0.1
 
-    def _trained(self, model: bytes, node: int, round: int) -> Vector:
-        seed = 1_000_003 * self.seed + 1009 * round + node
-        return decode(self.engine.train(model, self.data[node], seed=seed).blob, self.engine.template)
+    def trained(self, parent: Vector, round: int) -> Vector:
+        """What all make of it, (n, P)."""
+        shapes = [shape for _, shape in self.engine.template.layout]
+        start, training = torch.from_numpy(parent.copy()), self.engine.config.training
+        seeds = [self.seed_of(node, round) for node in range(self.setting.trainers)]
+        found: Vector = trained(start, shapes, self.data, 1 / UCI.white, training, seeds).numpy()
+        return found
+
+    def seed_of(self, node: int, round: int) -> int:
+        return 1_000_003 * self.seed + 1009 * round + node
 
 
 def flipped(data: Data) -> Data:
