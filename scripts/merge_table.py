@@ -14,7 +14,6 @@ import click
 import torch
 from torch import nn
 
-from gossipnode.learn import engine as engines
 from gossipnode.learn.config import LearnerConfig
 from gossipnode.learn.engine import Engine
 from gossipnode.learn.images import UCI, Images
@@ -29,6 +28,9 @@ class Deep(Images):
     def model(self, seed: int) -> nn.Module:
         hidden = [layer for _ in range(2) for layer in (nn.Linear(64, 64), nn.ReLU())]
         return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(64, 10))
+
+
+DEEP = Deep(UCI, convolutional=False)
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,9 @@ def run(row: Row, seed: int, nodes: int = 10) -> Iterator[float]:
     training = Training(lr=0.01, momentum=0.0, batch=20)
     made = [
         Engine(
-            LearnerConfig(task="digits", seed=100 * seed + node * (not row.common), training=training, merging=merging)
+            LearnerConfig(
+                task="merge_table:DEEP", seed=100 * seed + node * (not row.common), training=training, merging=merging
+            )
         )
         for node in range(nodes)
     ]
@@ -81,7 +85,6 @@ def groups(models: list[bytes], neighbours: int) -> Iterator[list[bytes]]:
 def main(seeds: int) -> None:
     """Measure plain and corrected averaging."""
     torch.set_num_threads(1)
-    engines.load_task = lambda spec: Deep(UCI, convolutional=False)
     click.echo(
         f"| rule | neighbours | {' | '.join(f'round {mark}' for mark in MARKS)} |\n|---|---|{'---|' * len(MARKS)}"
     )

@@ -51,7 +51,7 @@ def moments(values: Values, origin: float) -> tuple[float, float]:
     first, second = np.zeros(LANES), np.zeros(LANES)
     for start in range(0, len(values), LANES):
         for lane in range(min(LANES, len(values) - start)):
-            difference = values[start + lane] - origin
+            difference = float(values[start + lane]) - origin
             first[lane] += difference
             second[lane] += difference * difference
     fold(first)
