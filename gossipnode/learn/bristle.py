@@ -38,7 +38,8 @@ def integrated(rows: Doubles, f1: Doubles, familiar: NDArray[np.bool_]) -> Doubl
 def certainties(f1: Doubles) -> Doubles:
     """Mean less deviation of each model's best familiar classes, (1 + n,)."""
     best = np.sort(f1, axis=1)[:, -CERTAIN:]
-    return np.maximum(best.mean(axis=1) - best.std(axis=1), 0.0)
+    certain: Doubles = np.maximum(best.mean(axis=1) - best.std(axis=1), 0.0)
+    return certain
 
 
 def preference(gain: Doubles) -> Doubles:

@@ -14,7 +14,8 @@ from typing import Final
 
 import numpy as np
 
-from gossipnode.learn.models import Doubles, Models, Vector
+from gossipnode.learn.encoding import Vector
+from gossipnode.learn.models import Doubles, Models
 
 STEPS: Final = 200  # of Weiszfeld's iteration, which is done earlier where coefficients stand still
 STILL: Final = 1e-12
@@ -79,7 +80,7 @@ def centred_clipping(squared: Doubles, radius: float | None = None, steps: int =
     differ from it, each cut to `radius` (None: the median length, so that no scale need be known). One model moves it
     by radius / n at most. Proven for f <= n / 10 from a good centre; by its construction it breaks at f >= n / 2."""
     n = len(squared) - 1
-    coefficients = np.eye(n + 1)[n]
+    coefficients: Doubles = np.eye(n + 1)[n]
     for step in range(steps):
         lengths = np.sqrt(squared[:n, n] if step == 0 else squared_to(squared, coefficients)[:n])
         limit = median(lengths) if radius is None else radius
@@ -99,7 +100,7 @@ def flag(squared: Doubles) -> Doubles:
     n = len(squared) - 1
     lengths = np.sqrt(squared[:n, n])
     used = np.flatnonzero(lengths > 0)
-    coefficients = np.eye(n + 1)[n]
+    coefficients: Doubles = np.eye(n + 1)[n]
     if len(used) == 0:
         return coefficients
     unit = gram(squared)[np.ix_(used, used)] / lengths[used] / lengths[used, None]

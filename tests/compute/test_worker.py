@@ -27,6 +27,7 @@ from gossipnode.store import FileBlobs
 from protocols.blobs import StoreFull
 from protocols.learner import LearnerError, Unfit
 from protocols.manifest import Training
+from protocols.merging import Merging
 from sampling.peers import Round
 from verify.digest import digest_of
 
@@ -34,6 +35,7 @@ HERE = Path(__file__).parent
 ONE = Round(1)
 ONE_EPOCH = Training()
 FOREVER = Training(epochs=0, steps=1_000_000)
+MEAN = Merging()
 
 
 @dataclass
@@ -46,11 +48,23 @@ class Desk:
 
 @contextlib.asynccontextmanager
 async def desk(
-    folder: Path, task: str, training: Training = ONE_EPOCH, data: str = "", grace_s: float = 30.0, room: int = 10**8
+    folder: Path,
+    task: str,
+    training: Training = ONE_EPOCH,
+    data: str = "",
+    grace_s: float = 30.0,
+    room: int = 10**8,
+    merging: Merging = MEAN,
 ) -> AsyncIterator[Desk]:
     store = FileBlobs(folder / "store", room)
     config = LearnerConfig(
-        task=task, training=training, store=str(folder / "store"), shard=Shard(count=4), data=data, seed=3
+        task=task,
+        training=training,
+        merging=merging,
+        store=str(folder / "store"),
+        shard=Shard(count=4),
+        data=data,
+        seed=3,
     )
     try:
         async with open_worker(config, store.adopt, grace_s=grace_s) as learner:
@@ -305,3 +319,17 @@ def alive(pid: int | None) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:
         return False
+
+
+async def test_a_rule_that_looks_at_the_parent_gets_it(tmp_path: Path) -> None:
+    merging = Merging(rule="centred-clipping", byzantine=1)
+    swarm = InlineSwarm(LearnerConfig(task="digits", seed=3, merging=merging))
+    inline = swarm.learner(Shard(count=4), MemoryBlobs(10**8))
+    async with desk(tmp_path, "digits", merging=merging) as there:
+        theta0 = await there.learner.initial()
+        assert theta0 == await inline.initial()
+        for learner in (there.learner, inline):
+            models = [(await learner.train(theta0, ONE, seed=seed)).model for seed in (1, 2, 3)]
+        merged = await there.learner.merge(models, [1, 1, 1], theta0)
+        assert merged == await inline.merge(models, [1, 1, 1], theta0)
+        assert merged != await there.learner.merge(models, [1, 1, 1], models[0])

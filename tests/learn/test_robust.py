@@ -193,6 +193,22 @@ def test_threads_change_no_bit(rule: str) -> None:
     assert one.tobytes() == three.tobytes()
 
 
+@pytest.mark.skipif(not COMPILES, reason="without numba nothing is compiled")
+def test_the_interpreter_finds_the_same_bits() -> None:
+    part = some(5, 70)
+    for star in (False, True):
+        plain = kernels.squares.py_func(part, star)
+        assert plain.tobytes() == kernels.squares(part, star).tobytes()
+    assert kernels.moments.py_func(part[0], 0.1) == kernels.moments(part[0], 0.1)
+    for function in (kernels.middle, kernels.middle.py_func):
+        out = np.empty(70, dtype=np.float32)
+        function(part.copy(), sorting_network(5), 1, 4, out)
+        assert out.tobytes() == Models.of(part).middle(1, 4).tobytes()
+    plain_values, plain_vectors = kernels.eigen.py_func(kernels.squares(part, False), 3)
+    values, vectors = kernels.eigen(kernels.squares(part, False), 3)
+    assert plain_values.tobytes() + plain_vectors.tobytes() == values.tobytes() + vectors.tobytes()
+
+
 @pytest.mark.skipif(not COMPILES, reason="without numba nothing is compiled for any CPU")
 def test_the_oldest_cpu_finds_the_same_bits(tmp_path: Path) -> None:
     """Compiled anew without fused multiply-add or wide vectors."""

@@ -68,3 +68,19 @@ def test_a_tree_is_a_process_and_its_descendants() -> None:
         assert usage.memory([child.pid]).resident > 0
     assert usage.memory([child.pid]) == usage.Memory()  # it has ended
     assert usage.cpu_s([os.getpid()]) > 0
+
+
+@pytest.mark.parametrize("partition", ["iid", "dirichlet:0.5"])
+def test_trainers_together_do_what_each_does_alone(partition: str) -> None:
+    import numpy as np
+    from bench.rounds import Rounds, Setting
+
+    from gossipnode.learn.encoding import decode
+
+    rounds = Rounds(Setting(trainers=6, liars=2, partition=partition), "label flip", seed=1)
+    parent = rounds.engine.initial()
+    together = rounds.trained(decode(parent, rounds.engine.template), 3)
+    for node, data in enumerate(rounds.data):
+        alone = rounds.engine.train(parent, data, seed=rounds.seed_of(node, 3)).blob
+        assert np.abs(decode(alone, rounds.engine.template) - together[node]).max() < 1e-6
+    assert np.abs(together[0] - together[1]).max() > 1e-3

@@ -124,3 +124,19 @@ def test_where_a_report_goes(tmp_path: Path) -> None:
 
 def test_the_keys_are_those_of_the_type() -> None:
     assert set(Report.__struct_fields__) == KEYS.keys()
+
+
+@pytest.mark.parametrize("rule", ["auto", "centred-clipping"])
+def test_a_swarm_agrees_on_a_robust_aggregate(rule: str) -> None:
+    """Also where an aggregator must first fetch the model that the round began with, and recomputes the other's."""
+    asked = ("modest.trainers=3", "modest.aggregators=2", f"merging.rule={rule}", "merging.byzantine=1")
+    plain = trace(ran(*SMALL, *(word for each in asked[:2] for word in ("--set", each))))
+    done = ran(*SMALL, *(word for each in asked for word in ("--set", each)))
+    assert trace(done) != plain
+    assert "5 of 5 nodes hold the same" in done.output
+
+
+def test_merging_that_cannot_be_is_one_line() -> None:
+    done = ran(*SMALL, "--set", "merging.byzantine=2")
+    assert done.exit_code == 2
+    assert "merging.byzantine: no rule withstands 2 liars among the 4 models" in done.stderr

@@ -22,14 +22,13 @@ Doubles = NDArray[np.float64]
 
 
 @jit
-def folded(lanes: Doubles) -> float:
-    """The sum of all lanes, in halves; spoils them."""
+def fold(lanes: Doubles) -> None:
+    """Leave in the first lane the sum of all, by halves."""
     half = LANES // 2
     while half > 0:
         for lane in range(half):
             lanes[lane] += lanes[half + lane]
         half //= 2
-    return lanes[0]
 
 
 @jit
@@ -42,7 +41,8 @@ def square(lanes: Doubles, a: Doubles, b: Doubles) -> float:
         for lane in range(LANES):
             difference = a[start + lane] - b[start + lane]
             lanes[lane] += difference * difference
-    return folded(lanes)
+    fold(lanes)
+    return float(lanes[0])
 
 
 @jit
@@ -51,10 +51,12 @@ def moments(values: Values, origin: float) -> tuple[float, float]:
     first, second = np.zeros(LANES), np.zeros(LANES)
     for start in range(0, len(values), LANES):
         for lane in range(min(LANES, len(values) - start)):
-            difference = values[start + lane] - origin
+            difference = float(values[start + lane]) - origin
             first[lane] += difference
             second[lane] += difference * difference
-    return folded(first), folded(second)
+    fold(first)
+    fold(second)
+    return float(first[0]), float(second[0])
 
 
 @jit
