@@ -3,10 +3,10 @@ Farach-Colton 2004; Ailon and Chazelle 2006 for the mixing).
 
 A row is 256 values. Each value gets a random sign, and the row is added to 256 bins, rotated by an offset of its own.
 Two rounds of random signs and a Hadamard transform then spread what few bins hold over all: without them the bins that
-two sparse vectors leave empty agree, and 8 non-zeros at a right angle look nearly parallel. A bit is the sign of a bin.
+two sparse vectors leave empty agree, and 8 non-zeros at a right angle look nearly parallel. A bit is the sign of a bin,
+and the bins together are as long as the vector, within 4.4 % (one standard deviation, for any vector).
 Invariant: the same bytes on every machine, with numba or without. Every sum runs in the order of the rows, in float32
-over FLUSH rows and then in float64; products are exact (by a sign, or a float32 squared in float64), so that a fused
-multiply-add changes nothing.
+over a block and then in float64; the only products are by a sign, so that a fused multiply-add changes nothing.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ Words: TypeAlias = NDArray[np.uint64]
 Halves: TypeAlias = NDArray[np.uint32]
 
 ROW: Final = BITS
-FLUSH: Final = 256  # rows: float32 sums of so many terms are good to six digits
+ROWS: Final = 256  # in a block: float32 sums of so many terms are good to six digits
+BLOCK: Final = ROW * ROWS
 ROUNDS: Final = 2  # of mixing: one leaves vectors of two non-zeros with a standard deviation of 0.2
 _WORDS: Final = ROW // 64  # of random signs, a row
 _GAMMA: Final = np.uint64(0x9E3779B97F4A7C15)  # splitmix64 (Steele, Lea, Flood 2014): 2^64 / golden ratio
@@ -50,47 +51,52 @@ class Sketch:
         self._signs, self._turns = _stream(seed, b"signs"), _stream(seed, b"turns")
         self._mixing = _stream(seed, b"mixing")
         self._add_rows = add_rows if compiled else add_rows_plainly
-        self._table = np.zeros((2, ROW), dtype=np.float64)
-        self._partial = np.zeros((2, ROW), dtype=np.float32)  # of the table: what is yet to be flushed
-        self._squares = np.zeros(ROW, dtype=np.float64)
-        self._rest = NOTHING  # of the last row
-        self._rows = 0
+        self._bins = np.zeros(2 * ROW, dtype=np.float64)  # what is rotated beyond ROW belongs to bin 0 and on
+        self._block = np.zeros(BLOCK, dtype=np.float32)
+        self._filled = 0  # of the block
+        self._blocks = 0  # before it
 
     @np.errstate(over="ignore", invalid="ignore")  # `signature` refuses what overflows
     def add(self, values: Floats, parent: Floats = NOTHING) -> None:
         """The next values, or what they are beyond those of `parent`; (n,) each."""
         assert values.dtype == np.float32
         assert len(parent) in (0, len(values))
-        start = min(-len(self._rest) % ROW, len(values))
-        if start:
-            self._rest = np.concatenate([self._rest, _difference(values[:start], parent[:start])])
-        if len(self._rest) == ROW:
-            self._add(self._rest, NOTHING)
-            self._rest = NOTHING
-        if len(self._rest) == 0:
-            end = len(values) - (len(values) - start) % ROW
-            self._add(values[start:end], parent[start:end])
-            self._rest = _difference(values[end:], parent[end:])
+        at = 0
+        while at < len(values):
+            end = min(at + BLOCK - self._filled, len(values))
+            self._fill(values[at:end], parent[at:end])
+            at = end
 
     @np.errstate(over="ignore", invalid="ignore")  # what overflows is refused here, in one place
     def signature(self) -> Signature:
-        """Raises ValueError if a value, or a sum of FLUSH of them, was beyond float32. Nothing can be added then."""
-        padded = np.zeros(ROW, dtype=np.float32)
-        padded[: len(self._rest)] = self._rest
-        self._add(padded, NOTHING)
-        self._table += self._partial
-        bins, length2 = self._table[0] + self._table[1], math.fsum(self._squares)
-        if not (math.isfinite(length2) and np.isfinite(bins).all()):
+        """Raises ValueError if a value, or a sum of a block's, was beyond float32. Nothing can be added then."""
+        self._block[self._filled :] = 0
+        self._add(self._block)
+        bins = self._bins[:ROW] + self._bins[ROW:]
+        if not np.isfinite(bins).all():
             raise ValueError("a value is not finite, or too large")
+        if not bins.any():
+            return Signature(bytes(BITS // 8), NO_NORM)
         bits = np.packbits(mixed(bins, self._mixing) > 0, bitorder="little")
-        return Signature(bits.tobytes(), log_norm(length2)) if length2 else Signature(bytes(BITS // 8), NO_NORM)
+        return Signature(bits.tobytes(), log_norm(math.fsum(bins * bins)))
 
-    def _add(self, values: Floats, parent: Floats) -> None:
-        self._add_rows(
-            self._table.reshape(-1), self._partial.reshape(-1), self._squares, _fixed(values), _fixed(parent),
-            self._signs, self._turns, self._rows,
-        )  # fmt: skip
-        self._rows += len(values) // ROW
+    def _fill(self, values: Floats, parent: Floats) -> None:
+        """As many as the block still needs, or the last ones."""
+        if len(values) == BLOCK and len(parent) == 0:
+            self._add(values)  # as they are: nothing is copied
+            return
+        part = self._block[self._filled : self._filled + len(values)]
+        np.subtract(values, parent if len(parent) else np.float32(0), out=part)
+        self._filled = (self._filled + len(values)) % BLOCK
+        if self._filled == 0:
+            self._add(self._block)
+
+    def _add(self, block: Floats) -> None:
+        sums, block = np.zeros(2 * ROW, dtype=np.float32), block.view()
+        block.flags.writeable = False  # numba compiles once for arrays that can be written, and once for others
+        self._add_rows(sums, block, self._signs, self._turns, self._blocks * ROWS)
+        self._bins += sums
+        self._blocks += 1
 
 
 def signature(values: Floats, seed: bytes, parent: Floats = NOTHING) -> Signature:
@@ -104,8 +110,7 @@ def mixed(bins: Doubles, seed: np.uint64) -> Doubles:
     """ROUNDS times: random signs, then a Hadamard transform, as ROW = 2^8 butterflies in a fixed order. A scale that no
     sign depends on is left out."""
     for round in range(ROUNDS):
-        words = np.array([_draw(int(seed), round * _WORDS + w) for w in range(_WORDS)], dtype="<u8")
-        bins = bins * (np.unpackbits(words.view(np.uint8), bitorder="little") * 2.0 - 1.0)
+        bins = bins * _signs(seed, round * _WORDS)
         width = 1
         while width < ROW:
             pairs = bins.reshape(-1, 2, width)
@@ -122,17 +127,6 @@ def log_norm(length2: float) -> int:
 
 def _stream(seed: bytes, purpose: bytes) -> np.uint64:
     return np.uint64(int.from_bytes(hashlib.blake2b(seed, digest_size=8, person=purpose).digest(), "little"))
-
-
-def _fixed(values: Floats) -> Floats:
-    """A view that cannot be written: numba compiles anew for each mix of arrays that can and cannot."""
-    view = values.view()
-    view.flags.writeable = False
-    return view
-
-
-def _difference(values: Floats, parent: Floats) -> Floats:
-    return values - parent if len(parent) else values.copy()
 
 
 # -- the pass over the values, as numba compiles it -----------------------------------------------------------------
@@ -157,68 +151,32 @@ def add_signed(bins: Floats, row: Floats, signs: Halves) -> None:
 
 
 @jit
-def add_squares(squares: Doubles, row: Floats) -> None:
-    for j in range(ROW):
-        squares[j] += np.float64(row[j]) * np.float64(row[j])
-
-
-@jit
-def subtract(difference: Floats, row: Floats, parent: Floats) -> None:
-    for j in range(ROW):
-        difference[j] = row[j] - parent[j]
-
-
-@jit
-def flush(table: Doubles, partial: Floats) -> None:
-    for j in range(2 * ROW):
-        table[j] += np.float64(partial[j])
-        partial[j] = np.float32(0)
-
-
-@jit
-def add_rows(
-    table: Doubles, partial: Floats, squares: Doubles, values: Floats, parent: Floats,
-    signs: np.uint64, turns: np.uint64, first: int,
-) -> None:  # fmt: skip
-    """values - parent, or values if parent is empty, as rows from number `first` on, all of them whole. table and
-    partial are (2 ROW,): what lies beyond ROW belongs to bin 0 and on."""
+def add_rows(sums: Floats, values: Floats, signs: np.uint64, turns: np.uint64, first: int) -> None:
+    """sums (2 ROW,) += the values as rows from number `first` on, each rotated."""
     words = np.empty(_WORDS, dtype=np.uint64)
-    difference = np.empty(ROW, dtype=np.float32)
+    halves = words.view(np.uint32)
     for r in range(len(values) // ROW):
-        at, low = np.uint64(first + r), ROW * r
+        at = np.uint64(first + r)
         for w in range(_WORDS):
             words[w] = drawn(signs, at * _FEW + np.uint64(w))
         turn = np.int64(drawn(turns, at) >> _S56)
-        row = values[low : low + ROW]
-        if len(parent):
-            subtract(difference, row, parent[low : low + ROW])
-            row = difference
-        add_signed(partial[turn : turn + ROW], row, words.view(np.uint32))
-        add_squares(squares, row)
-        if (first + r + 1) % FLUSH == 0:
-            flush(table, partial)
+        add_signed(sums[turn : turn + ROW], values[ROW * r : ROW * r + ROW], halves)
 
 
 # -- the same in numpy, row by row ----------------------------------------------------------------------------------
 
 
-def add_rows_plainly(
-    table: Doubles, partial: Floats, squares: Doubles, values: Floats, parent: Floats,
-    signs: np.uint64, turns: np.uint64, first: int,
-) -> None:  # fmt: skip
+def add_rows_plainly(sums: Floats, values: Floats, signs: np.uint64, turns: np.uint64, first: int) -> None:
     """What `add_rows` is held to, and what runs where numba is missing: a hundred times slower."""
     for r in range(len(values) // ROW):
-        words = np.array([_draw(int(signs), (first + r) * _WORDS + w) for w in range(_WORDS)], dtype="<u8")
-        bits = np.unpackbits(words.view(np.uint8), bitorder="little")
         turn = _draw(int(turns), first + r) >> 56
-        row = values[ROW * r : ROW * r + ROW]
-        if len(parent):
-            row = row - parent[ROW * r : ROW * r + ROW]
-        partial[turn : turn + ROW] += row * (bits.view(np.int8) * np.int8(2) - np.int8(1))
-        squares += row.astype(np.float64) ** 2
-        if (first + r + 1) % FLUSH == 0:
-            table += partial
-            partial[:] = 0
+        sums[turn : turn + ROW] += values[ROW * r : ROW * r + ROW] * _signs(signs, (first + r) * _WORDS)
+
+
+def _signs(seed: np.uint64, first: int) -> Floats:
+    """-1 or 1, (ROW,)."""
+    words = np.array([_draw(int(seed), first + w) for w in range(_WORDS)], dtype="<u8")
+    return np.unpackbits(words.view(np.uint8), bitorder="little") * np.float32(2) - np.float32(1)
 
 
 def _draw(seed: int, index: int) -> int:
