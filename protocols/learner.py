@@ -16,6 +16,7 @@ from typing import Protocol
 
 from sampling.peers import Round
 from verify.digest import Digest
+from verify.lsh import Signature
 
 
 class LearnerError(Exception):
@@ -74,6 +75,10 @@ class Learner(Protocol):
     async def check(self, model: Digest) -> float:
         """The model's largest absolute value, exactly. Raises Unfit unless the blob is a model of this run with finite
         values only."""
+
+    async def signature(self, model: Digest, parent: Digest | None, seed: bytes) -> Signature:
+        """Of the update model - parent, or of the model itself. `seed` is 32 bytes (`verify.lsh.SEED_BYTES`). Raises
+        LearnerError; Unfit if either is no model of this run, or the update is beyond float32."""
 
     async def evaluate(self, model: Digest) -> Evaluation:
         """Raises LearnerError, Unfit."""

@@ -1,6 +1,6 @@
-"""Writes ranking.json, wire.json, manifest.json, chain.json, spsa.json and merging.json of tests/golden anew. Run it
-when a format is changed on purpose, never to make a test pass: peers of the old and the new version will not understand
-each other, so WIRE_VERSION changes with it.
+"""Writes ranking.json, wire.json, manifest.json, chain.json, spsa.json, merging.json and lsh.json of tests/golden anew.
+Run it when a format is changed on purpose, never to make a test pass: peers of the old and the new version will not
+understand each other, so WIRE_VERSION changes with it.
 """
 
 from __future__ import annotations
@@ -68,6 +68,9 @@ from sampling.peers import PeerId, Role, Round
 from sampling.ranking import rank, ticket
 from sampling.view import Delta, Registration
 from verify.digest import Digest, digest_of
+from verify.lsh import Signature
+from verify.simhash import Floats, Sketch
+from verify.tokens import digest_of_tokens
 
 GOLDEN = Path(__file__).parent.parent / "tests" / "golden"
 
@@ -209,6 +212,39 @@ def spsa_vectors() -> dict[str, Any]:
     }
 
 
+def lsh_vectors() -> dict[str, Any]:
+    """By numpy, row by row: numba has no part in it."""
+    seeds = [digest_of(f"gossipnode golden {number}".encode()) for number in range(2)]
+    cases = [(1, 0, -4), (255, 0, -4), (257, 1, 20), (4810, 0, -30), (100_003, 0, -4), (100_003, 1, -140)]
+    return {
+        "vectors": "value I is ((40503 I^2 + 977 I) mod 65521 - 32760) 2^exponent as float32, I from 0",
+        "seeds": "number I is the BLAKE2b-256 of 'gossipnode golden I'",
+        "signatures": [
+            {
+                "length": length,
+                "seed": seed,
+                "exponent": exponent,
+                "signature": bytes(_sketched(vector(length, exponent), seeds[seed])).hex(),
+            }
+            for length, seed, exponent in cases
+        ],
+        "tokens": [
+            {"tokens": tokens, "digest": digest_of_tokens(tokens).hex()} for tokens in ([], [0], [1, 2**32 - 1, 50_000])
+        ],
+    }
+
+
+def vector(length: int, exponent: int) -> Floats:
+    index = np.arange(length, dtype=np.int64)
+    return np.ldexp(((40503 * index**2 + 977 * index) % 65521 - 32760).astype(np.float32), exponent)
+
+
+def _sketched(values: Floats, seed: bytes) -> Signature:
+    sketch = Sketch(seed, compiled=False)
+    sketch.add(values)
+    return sketch.signature()
+
+
 def _seed(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
@@ -257,6 +293,7 @@ def main() -> None:
         "spsa": spsa_vectors(),
         "chain": chain_vectors(),
         "merging": runpy.run_path(str(GOLDEN.parent / "learn" / "merging_bits.py"))["digests"](),
+        "lsh": lsh_vectors(),
     }
     for name, vectors in vectors_of.items():
         (GOLDEN / f"{name}.json").write_text(json.dumps(vectors, indent=1, ensure_ascii=False) + "\n")
