@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -94,15 +94,18 @@ class Carried:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         signed = await self._manifest()
-        async with trio.open_nursery() as nursery, AsyncExitStack() as stack:
+        async with AsyncExitStack() as stack:
             for index in range(self._count):
-                first = self.transports[0].addresses() if index else ()
                 transport = await stack.enter_async_context(open_libp2p(identity_of(self._seed, index)))
-                nursery.start_soon(self._node(index, transport, signed, first).run)
-            yield
-            nursery.cancel_scope.cancel()
+                self._add(index, transport, signed)
+            async with trio.open_nursery() as nursery:
+                for node in self.nodes:
+                    nursery.start_soon(node.run)
+                yield
+                nursery.cancel_scope.cancel()
 
-    def _node(self, index: int, transport: Libp2pTransport, signed: SignedManifest, first: Sequence[str]) -> Node:
+    def _add(self, index: int, transport: Libp2pTransport, signed: SignedManifest) -> None:
+        first = self.transports[0].addresses() if index else ()
         run = Run(signed.run, present(signed), signed.encode(), bootstrap=first, evaluate_every=1_000_000)
         blobs = MemoryBlobs(MODELS_KEPT * run.manifest.model_bytes)
         learner = self.compute.learner(self._shard(index), blobs, FREE)
@@ -125,7 +128,6 @@ class Carried:
         self.transports.append(transport)
         self.nodes.append(node)
         self.learners.append(learner)
-        return node
 
     def _shard(self, index: int) -> Shard:
         return Shard(index=index, count=self._count, partition="iid", seed=self._seed)
