@@ -45,6 +45,7 @@ EXCHANGE_S = 2.0  # between exchanges, jittered by half; a view of n peers is kn
 DIAL_TICK_S = 0.5  # how often missing links are looked for
 ACROSS_S = 20.0  # so often one more member is linked: two sides of a partition have links enough of their own
 TOUCHES = 3  # times in an activity window that a live peer is noted: each note travels to everybody
+TOPIC_CHARS = 16  # of the run's name: the topic is in each copy of each gossip, and what is signed names the run whole
 HELLO_S = 10.0  # includes the other side's start-up on a busy machine
 GOODBYE_S = 1.0  # of the 5 s in which a node must stop
 
@@ -68,7 +69,7 @@ class Membership:
         self.view = view
         self.rules = rules
         self.run_id = run
-        self.topic = f"/gossipnode/1/{run.hex()}"
+        self.topic = f"/gossipnode/1/{run.hex()[:TOPIC_CHARS]}"
         self.round = Round(0)
         self._checks = Rates[PeerId](
             limits.CHECKS_PER_PEER_PER_S,

@@ -23,7 +23,10 @@ Bandwidth = float | Mapping[PeerId, float] | Callable[[PeerId], float]
 # window updates, multistream-select some 60 B whenever a stream opens.
 REQUEST_OVERHEAD_BYTES: Final = 190  # measured 191; a stream of its own each, negotiated in both directions
 ANSWER_OVERHEAD_BYTES: Final = 190  # the same
-GOSSIP_OVERHEAD_BYTES: Final = 440  # measured 439 a copy: topic of 29 B, signature, origin, key, signed peer record
+GOSSIP_OVERHEAD_BYTES: Final = 186  # measured 185 and 186 a copy: topic of 30 B, signature, origin, sequence number
+ID_BYTES: Final = 48  # of a message, in an announcement (IHAVE)
+IHAVE_BYTES: Final = 88  # of the frame around the ids of one topic
+ANNOUNCED_TO: Final = 2  # neighbours a heartbeat, as in `libp2p.pubsub`
 CHUNK_OVERHEAD_BYTES: Final = 36  # measured 1,730 B beside 3 MiB, which is 36 B for each 64 KiB
 HANDSHAKE_BYTES: Final = 2100  # measured 2,097 to 2,099 B each way: noise, muxer, identify, gossip's greeting
 FAREWELL_BYTES: Final = 40  # yamux GO_AWAY, or the reset of one stream

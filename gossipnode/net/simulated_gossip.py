@@ -1,7 +1,8 @@
 """Gossip as GossipSub spreads it, at one delivery per subscriber instead of one per copy.
 
-A node that hears a rumour passes it to up to `gossip_degree` linked subscribers that nobody has yet claimed, and pays
-in bytes for the redundant copies that the mesh would have made; depth and delay come out as in a mesh of that degree.
+A node that hears a rumour passes it to up to `gossip_degree` linked subscribers that nobody has yet claimed; depth and
+delay come out as in a mesh of that degree. For the first rumour of an origin over a link it pays in bytes for the
+redundant copy that teaches the mesh its tree (`libp2p.trees`), and after that for announcing what it does not pass on.
 Whoever is still unclaimed a heartbeat later gets it then, as from IHAVE and IWANT. Subscriptions are known to all at
 once.
 Invariant: a message travels over links only, and each subscriber is claimed once.
@@ -15,7 +16,7 @@ from functools import partial
 
 import trio
 
-from gossipnode.net.simulated_conditions import GOSSIP_OVERHEAD_BYTES
+from gossipnode.net.simulated_conditions import ANNOUNCED_TO, GOSSIP_OVERHEAD_BYTES, ID_BYTES, IHAVE_BYTES
 from gossipnode.net.simulated_links import Bounded, Carried, Endpoint, Link
 from protocols import limits
 from protocols.transport import Gossip
@@ -80,6 +81,9 @@ class Mesh:
         self._topics = topics
         self._channels: dict[str, list[Bounded[Gossip]]] = {}
         self._audiences: dict[str, tuple[int, int, list[PeerId]]] = {}
+        self._learned: dict[PeerId, int] = {}  # origin: of how many neighbours we know that they hear it without us
+        self._announced: set[PeerId] = set()  # origins, in this heartbeat
+        self._beat = -1
         endpoint.on(Copy, self._heard)
 
     # -- subscribing --------------------------------------------------------------------------------------------------
@@ -126,21 +130,37 @@ class Mesh:
         chosen = fresh if len(fresh) <= degree else self._endpoint.host.rng.sample(fresh, degree)
         for peer in chosen:
             self._send_copy(rumour, peer)
-        first_hand = rumour.gossip.origin == self._endpoint.me
-        width = max(0, min(degree, len(audience) - (not first_hand)))  # copies that a real node sends
-        more_sent = max(0, width - len(chosen))
-        more_received = 0 if first_hand else self._copies_received(rumour.topic, width) - 1
-        self._endpoint.wire.occupy(self._endpoint.host, more_sent * rumour.size, more_received * rumour.size)
+        self._pay(rumour, len(chosen), max(0, min(degree, len(audience))))
         if len(fresh) > len(chosen):
             heartbeat_s = self._endpoint.host.rng.random() * self._conditions.gossip_heartbeat_s
             self._endpoint.wire.at(
                 trio.current_time() + heartbeat_s, self._endpoint.host, partial(self._repair, rumour)
             )
 
-    def _copies_received(self, topic: str, width: int) -> int:
-        """What the others send, shared out: each sends `width`, the origin one more, and n - 1 receive."""
-        others = max(1, len(self._topics.of(topic)) - 1)
-        return max(1, width + round((width + 1) / others))
+    def _pay(self, rumour: Rumour, chosen: int, width: int) -> None:
+        """For what a real node sends beside the copies that are delivered: redundant copies over `width` links less
+        those that it has learned to spare, and announcements of what it spares."""
+        origin, occupy = rumour.gossip.origin, self._endpoint.wire.occupy
+        if origin == self._endpoint.me:
+            return  # to all, always
+        untried = max(0, width - chosen - self._learned.get(origin, 0))
+        self._learned[origin] = max(width - chosen, self._learned.get(origin, 0))
+        occupy(self._endpoint.host, untried * rumour.size, untried * rumour.size)
+        told = min(ANNOUNCED_TO, width - chosen - untried)
+        if told > 0 and (size := self._announcement_bytes(origin)):
+            occupy(self._endpoint.host, told * size, told * size)
+
+    def _announcement_bytes(self, origin: PeerId) -> int:
+        """To one neighbour: an id for each origin that was heard since the last heartbeat, in one frame."""
+        beat = int(trio.current_time() / self._conditions.gossip_heartbeat_s)
+        if beat != self._beat:
+            self._beat = beat
+            self._announced.clear()
+        if origin in self._announced:
+            return 0
+        first = not self._announced
+        self._announced.add(origin)
+        return ID_BYTES + first * IHAVE_BYTES
 
     def _repair(self, rumour: Rumour) -> None:
         for peer in self._fresh(rumour, self._audience(rumour.topic)):

@@ -15,6 +15,7 @@ import trio
 
 from gossipnode.net.simulated import SimulatedTransport
 from protocols import wire
+from protocols.membership import TOPIC_CHARS
 from protocols.messages import Ack, AnyMessage, Exchange, Exchanged, Hello, Ping, Pong, Registered, Welcome
 from protocols.registration import sign_registration
 from protocols.signatures import Signer
@@ -111,7 +112,7 @@ class Stranger:
 
     async def shout(self, message: AnyMessage | bytes) -> None:
         frame = message if isinstance(message, bytes) else wire.encode(message)
-        await self.transport.publish(f"/gossipnode/1/{self.swarm.run_id.hex()}", frame)
+        await self.transport.publish(f"/gossipnode/1/{self.swarm.run_id.hex()[:TOPIC_CHARS]}", frame)
 
     async def announce(self) -> None:
         await self.shout(Registered(self.registration()))

@@ -3,13 +3,15 @@
 One task reads each peer and finishes a message before it takes the next: order is kept, and a fast peer is slowed down
 rather than queued without end. Validation never yields, so that no message is delivered twice. What arrives goes at
 once into our own bounded channels (`gossip.Topics`). Message ids are GossipSub's default
-(origin || seqno), as other implementations expect.
+(origin || seqno), as other implementations expect. A frame carries nothing that its reader knows already: no key beside
+an id that contains it, no record of the sender, and no message to who hears it from others (`trees`).
 """
 
 from __future__ import annotations
 
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Iterable
 from itertools import islice
 from typing import Final
@@ -23,13 +25,14 @@ from libp2p.pubsub.gossipsub import PROTOCOL_ID_V11, GossipSub
 from libp2p.pubsub.pb import rpc_pb2
 from libp2p.pubsub.pubsub import Pubsub
 from libp2p.pubsub.rpc_queue import RpcQueue
-from libp2p.pubsub.utils import maybe_consume_signed_record
+from libp2p.pubsub.utils import maybe_consume_signed_record, safe_bytes_from_hex
 from libp2p.utils.varint import read_varint_prefixed_bytes_limited
 
 from gossipnode.net.libp2p.addresses import name_of
 from gossipnode.net.libp2p.faults import Faults, one_line
 from gossipnode.net.libp2p.gossip import Topics
 from gossipnode.net.libp2p.guards import BROKEN, reset
+from gossipnode.net.libp2p.trees import Trees
 from protocols import limits
 from protocols.rates import Bucket, Grant, Rates
 
@@ -37,14 +40,22 @@ log = logging.getLogger("gossipnode.net")
 
 HEARTBEAT_S: Final = 1  # libp2p's 120 s would leave a restarted peer out of the mesh for two minutes
 DEGREE: Final = 8
-DEGREE_LOW: Final = 4
+DEGREE_LOW: Final = 6  # a swarm of eight has hardly a neighbour outside the mesh, to be told of every message
 DEGREE_HIGH: Final = 2 * limits.LINKS  # never reached: pruning loses messages; how many we dial bounds the degree
 OUTBOUND_RPCS: Final = 256  # a peer's outbound queue; libp2p drops silently beyond its 32
+ANNOUNCED_TO: Final = 2  # neighbours a heartbeat: of six that tell two of seven each, one in eight is told by none
+SEQNO_BYTES: Final = 8  # at the end of a message's id
 PACE_RPCS: Final = 16  # we publish only while every such queue is shorter
 
 
 class GuardedRouter(GossipSub):
     """GossipSub without its tables of whole messages and with failures that end one step, not the service."""
+
+    trees: Trees[ID]
+
+    def attach(self, pubsub: Pubsub) -> None:
+        super().attach(pubsub)
+        self.trees = Trees(pubsub.my_id)
 
     async def heartbeat(self) -> None:
         while True:
@@ -78,12 +89,34 @@ class GuardedRouter(GossipSub):
     def _get_peers_to_send(
         self, topic_ids: Iterable[str], msg_forwarder: ID, origin: ID, msg_id: bytes | None = None
     ) -> Iterable[ID]:
-        """Also to subscribers that are not grafted yet: what passes just before a graft is never offered again."""
+        """Also to subscribers that are not grafted yet: what passes just before a graft is never offered again. Not to
+        those who hear it from others."""
+        topic_ids = list(topic_ids)
         known = set(super()._get_peers_to_send(topic_ids, msg_forwarder, origin, msg_id))
         assert self.pubsub is not None
         subscribed = {peer for topic in topic_ids for peer in self.pubsub.peer_topics.get(topic, ())}
         others = subscribed - known - {msg_forwarder, origin}
-        return known | set(islice(others, max(0, DEGREE_LOW - len(known))))
+        audience = known | set(islice(others, max(0, DEGREE_LOW - len(known))))
+        return audience if msg_id is None else self.trees.pushed(origin, audience, topic_ids, msg_id)
+
+    def gossip_heartbeat(self) -> defaultdict[ID, dict[str, list[bytes]]]:
+        """And to a few what they were not sent."""
+        gossip = super().gossip_heartbeat()
+        withheld = self.trees.announcements()
+        for peer in self.select_from_minus(ANNOUNCED_TO, withheld, ()):
+            for topic, ids in withheld[peer].items():
+                gossip[peer].setdefault(topic, []).extend(ids)
+        return gossip
+
+    async def handle_iwant(self, iwant_msg: rpc_pb2.ControlIWant, sender_peer_id: ID) -> None:
+        for wanted in iwant_msg.messageIDs:
+            if (message_id := safe_bytes_from_hex(wanted)) is not None:
+                self.trees.wanted(ID(message_id[:-SEQNO_BYTES]), sender_peer_id)
+        await super().handle_iwant(iwant_msg, sender_peer_id)
+
+    def remove_peer(self, peer_id: ID) -> None:
+        super().remove_peer(peer_id)
+        self.trees.gone(peer_id)
 
     def _check_equivocation(self, msg: rpc_pb2.Message) -> bool:
         return True  # the table would keep a thousand whole messages; a repeated id is dropped as seen anyway
@@ -143,7 +176,10 @@ class GuardedPubsub(Pubsub):
             return
         for message in rpc.publish:
             if self._is_subscribed_to_msg(message):
-                await self.push_msg(raw, message)
+                if self._is_msg_seen(message):
+                    self.service.trees.repeated(ID(message.from_id), raw)
+                else:
+                    await self.push_msg(raw, message)
         if len(rpc.subscriptions) > self.max_subscriptions_per_rpc:
             self._faults.note(name_of(raw), "flood", "too many subscriptions at once")
         else:
@@ -186,6 +222,15 @@ class GuardedPubsub(Pubsub):
             self._topics.deliver(topic, message_id, name_of(origin), publish_message.data)
 
     # -- writing ------------------------------------------------------------------------------------------------------
+
+    async def push_msg(self, msg_forwarder: ID, msg: rpc_pb2.Message) -> None:
+        if msg_forwarder == self.my_id:
+            msg.ClearField("key")  # an Ed25519 id contains it; go-libp2p leaves it out as well
+        await super().push_msg(msg_forwarder, msg)
+
+    async def write_msg(self, stream: INetStream, rpc_msg: rpc_pb2.RPC) -> bool:
+        rpc_msg.ClearField("senderRecord")  # py-libp2p's own addition, 200 bytes with every frame: identify has told it
+        return await super().write_msg(stream, rpc_msg)
 
     async def handle_sending_messages(self, peer_id: ID, stream: INetStream, queue: RpcQueue) -> None:
         queue._queue.max_size = OUTBOUND_RPCS
@@ -251,6 +296,7 @@ def new_pubsub(host: IHost, faults: Faults, topics: Topics) -> GuardedPubsub:
         degree_low=DEGREE_LOW,
         degree_high=DEGREE_HIGH,
         heartbeat_interval=HEARTBEAT_S,
+        gossip_window=1,  # an id is announced once: it is lost only with the link
         adaptive_gossip_enabled=False,  # it slows the heartbeat down when the network is unwell
         spam_protection_enabled=False,  # it drops honest relays beyond ten messages a second
         eclipse_protection_enabled=False,  # it wants three IP addresses in every mesh
