@@ -17,6 +17,7 @@ from gossipnode.adversaries.kinds import kinds_for
 from gossipnode.errors import OperatorError
 from gossipnode.newrun import settings_tables
 from gossipnode.scenario import scenario_of, setting_of
+from gossipnode.simulated_log import logged
 from gossipnode.simulation import Outcome, simulate
 from gossipnode.sweep import seeds_of
 
@@ -116,7 +117,8 @@ def main(
             asked = {"protocol": protocol, "nodes": nodes, "task": task, "seed": seed, "adversary": adversary}
             try:
                 setting = setting_of(None, {**asked, "rounds": rounds, "event": joins}, settings_tables(settings))
-                rows.append(row_of(kind, seed, simulate(scenario_of(setting))))
+                with logged(None):
+                    rows.append(row_of(kind, seed, simulate(scenario_of(setting))))
             except OperatorError as error:
                 raise click.ClickException(str(error)) from error
             print(rows[-1].line(), flush=True)

@@ -1,10 +1,11 @@
 """Members of a one-byte run who do not follow the rules of the chain, in the full conversation.
 
-* withholding: takes its seats and turns and signs nothing. late-reveal: saturated bytes, two or twenty deadlines late,
-  and blocks when the next rank is about to propose. double-sign: two entries and two blocks of each height.
+* withholding: takes its seats and turns and signs nothing. late-reveal: its bytes come two or twenty deadlines late,
+  its blocks when the next rank is about to propose. double-sign: two entries and two blocks of each height.
 * censor: its blocks count hostile entries only. grinder: of the blocks that it could make on its turn it publishes
   the one of lowest digest; at an epoch's end none, if its reveal gave its gang fewer first ranks than their share.
 
+Their bytes are honest ones, so that what is seen is what the strategy does; bad bytes are `vectors`' and `shirking`'s.
 They journal no promises: an adversary that crashes begins with what the others tell it.
 """
 
@@ -35,7 +36,6 @@ SOON, LATE = 2.0, 20.0  # deadlines; what comes that late may still count, or ne
 IN_TIME = 0.7  # of the entries of late-reveal
 HELD_BACK = 0.9  # of a deadline, by its blocks
 VARIANTS = 16  # blocks that a grinder chooses from: each leaves one entry out
-SATURATED = b"\x7f"
 
 
 def conduct_of(gang: Gang, deviate: Deviate) -> Conduct:
@@ -100,7 +100,7 @@ def withhold(book: Book, gang: Gang, nursery: trio.Nursery) -> None:
 def reveal_late(book: Book, gang: Gang, nursery: trio.Nursery) -> None:
     async def enter(scalars: bytes, base: Node) -> bool:
         late = SOON if gang.rng.random() < IN_TIME else LATE
-        if (entry := entry_by(book, SATURATED * len(scalars), base)) is not None:
+        if (entry := entry_by(book, scalars, base)) is not None:
             nursery.start_soon(publish, book, entry, late * book.pace.deadline_s)
         await trio.lowlevel.checkpoint()
         return True
@@ -117,7 +117,8 @@ def reveal_late(book: Book, gang: Gang, nursery: trio.Nursery) -> None:
 def sign_twice(book: Book, gang: Gang, nursery: trio.Nursery) -> None:
     async def enter(scalars: bytes, base: Node) -> bool:
         if (entry := entry_by(book, scalars, base)) is not None:
-            other = msgspec.structs.replace(entry, scalars=SATURATED * len(scalars), signature=b"")
+            changed = bytes([5 if scalars[0] != 5 else 6]) + scalars[1:]
+            other = msgspec.structs.replace(entry, scalars=changed, signature=b"")
             await both(entry, sign(other, book.parts.signer, book.run))
         return True
 

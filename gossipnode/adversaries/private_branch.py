@@ -1,7 +1,8 @@
 """Members of a one-byte run who save their votes and turns for a branch that nobody else sees, and show it when it is
 longer than what the others have built since, or has grown old: the strongest of the attacks by timing.
 
-They know each other at once, and answer no question about the chain meanwhile. Whoever comes first among them leads.
+Their bytes are zeros: they probe nothing. They know each other at once, and answer no question about the chain
+meanwhile. Whoever comes first among them leads.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Sequence
 import trio
 
 from gossipnode.adversaries.bent import Gang, bent
-from gossipnode.adversaries.chain import SATURATED, block_by, entry_by, publish, withhold
+from gossipnode.adversaries.chain import block_by, entry_by, publish, withhold
 from gossipnode.conduct import Conduct
 from gossipnode.node import Node as Member
 from protocols import wire
@@ -98,7 +99,7 @@ def _extend(books: Sequence[Book], base: Node, saved: list[tuple[Book, Entry | B
 
     for book in books:
         node = book.chain.node(base.digest)
-        entry = None if node is None else entry_by(book, SATURATED * book.rules.probes, node)
+        entry = None if node is None else entry_by(book, bytes(book.rules.probes), node)
         if entry is not None:
             share(book, entry)
     order = books[0].chain.proposers(base)
