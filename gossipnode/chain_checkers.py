@@ -180,6 +180,10 @@ class FewVoid:
         self.judged = 0
         self.void = 0
 
+    @property
+    def share(self) -> float | None:
+        return self.void / self.judged if self.judged else None
+
     def look(self, world: World) -> Iterator[Finding]:
         self._branches.learn(world)
         for seen in world.nodes:

@@ -109,7 +109,7 @@ def with_events(setting: Setting, events: Sequence[Event], source: str) -> Setti
 def with_adversaries(setting: Setting, asked: Sequence[str]) -> Setting:
     """Those of the command line too. Raises OperatorError."""
     adversary = (*setting.adversary, *asked)
-    cast_of(adversary, setting.nodes)
+    cast_of(adversary, setting.nodes, setting.protocol)
     return msgspec.structs.replace(setting, adversary=adversary)
 
 
@@ -138,7 +138,7 @@ def scenario_of(setting: Setting) -> Scenario:
         limit_s=setting.limit_s,
         events=events,
         progress_s=setting.progress_s,
-        adversaries=cast_of(setting.adversary, setting.nodes),
+        adversaries=cast_of(setting.adversary, setting.nodes, setting.protocol),
     )
 
 

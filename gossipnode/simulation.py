@@ -20,7 +20,7 @@ import trio
 
 from gossipnode.adversaries.bent import Gang
 from gossipnode.adversaries.kinds import KINDS
-from gossipnode.chain_checkers import chain_checkers
+from gossipnode.chain_checkers import FewVoid, chain_checkers
 from gossipnode.checkers import Belief, Checker, Checks, Finding, World
 from gossipnode.compute.inline import InlineLearner, InlineSwarm
 from gossipnode.compute.process import TaskInfo
@@ -81,6 +81,7 @@ class SimulationReport(Report, frozen=True, kw_only=True):
     events: list[Happened]
     curve: list[Point]
     broken: list[Finding]  # what the checkers found
+    voided: float | None = None  # share of honest entries that count for nothing in what is certified of a chain
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +134,7 @@ class Swarm:
         self._curve = Curve(self._compute, [self._shard(0)])
         self._faults = Faults(self, scenario.events, scenario.seed)
         self._checks: Checks
+        self._void: FewVoid | None = None
 
     async def run(self) -> tuple[SimulationReport, bool]:
         scenario = self.scenario
@@ -213,7 +215,9 @@ class Swarm:
     def _checkers(self, manifest: Manifest) -> list[Checker]:
         within_s = self.scenario.progress_s
         if manifest.protocol == "onebyte":
-            return chain_checkers(within_s, chain_rules(manifest), self._signed.run, self.scenario.void_share)
+            checkers = chain_checkers(within_s, chain_rules(manifest), self._signed.run, self.scenario.void_share)
+            self._void = next(each for each in checkers if isinstance(each, FewVoid))
+            return checkers
         return modest_checkers(within_s)
 
     def _learnt(self, member: Member, made: Finished) -> None:
@@ -281,6 +285,7 @@ class Swarm:
             events=self._faults.happened,
             curve=self._curve.points,
             broken=self._checks.findings,
+            voided=self._void.share if self._void else None,
         )
 
 

@@ -13,6 +13,7 @@ from gossipnode.status.report import (
     OffenceStatus,
     PeerStatus,
     ProgressStatus,
+    Repute,
     RunStatus,
     Status,
     StoreStatus,
@@ -107,9 +108,16 @@ def _peer(node: Node, peer: PeerId, linked: bool, eligible: bool) -> PeerStatus:
         roles=[str(role) for role in registration.roles],
         eligible=eligible,
         rtt_ms=None if rtt_s is None else 1e3 * rtt_s,
-        standing=node.standing.repute(peer, membership.round).value,
+        standing=_standing(node, peer),
         addresses=list(registration.addresses),
     )
+
+
+def _standing(node: Node, peer: PeerId) -> Repute:
+    chain = node.protocol.chain
+    if chain is not None and peer in chain.expelled_peers:
+        return "expelled"
+    return node.standing.repute(peer, node.parts.membership.round).value
 
 
 def view_status(node: Node) -> ViewStatus:

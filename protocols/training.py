@@ -35,6 +35,7 @@ class ChainFigures:
     is_member: bool
     dormant: bool
     expelled: bool
+    expelled_peers: frozenset[PeerId]
     scalars_sent: int
     bytes_sent: int  # of own entries, blocks and changes, as frames
     reorganisations: int

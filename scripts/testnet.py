@@ -280,7 +280,7 @@ def main(
             partition=partition,
             encoding=encoding,
             set=settings,
-            adversaries=cast_of(adversaries, nodes) if adversaries else (),
+            adversaries=cast_of(adversaries, nodes, protocol) if adversaries else (),
             events=events,
         )
         report = run(options, keep, timeout_s, central, console)

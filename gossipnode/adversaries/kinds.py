@@ -10,8 +10,10 @@ import difflib
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from gossipnode.adversaries import lying, shirking, vectors
+from gossipnode.adversaries import chain, lying, shirking, vectors
 from gossipnode.adversaries.bent import Gang
+from gossipnode.adversaries.long_range import long_range
+from gossipnode.adversaries.private_branch import private_branch
 from gossipnode.conduct import Conduct
 from gossipnode.errors import OperatorError
 
@@ -32,6 +34,20 @@ KINDS: Final[dict[str, Kind]] = {
     "garbage": lying.garbage,
     "equivocator": lying.equivocator,
     "false-aggregate": lying.false_aggregate,
+    "withholding": chain.withholding,
+    "late-reveal": chain.late_reveal,
+    "double-sign": chain.double_sign,
+    "censor": chain.censor,
+    "grinder": chain.grinder,
+    "private-branch": private_branch,
+    "long-range": long_range,
+}
+ONLY: Final = {  # what makes sense in one protocol alone
+    "modest": {"copycat", "equivocator", "false-aggregate"},
+    "onebyte": {
+        *("withholding", "late-reveal", "double-sign", "censor", "grinder"),
+        *("private-branch", "long-range"),
+    },
 }
 
 
@@ -44,9 +60,19 @@ def kind_of(name: str, source: str) -> Kind:
     return KINDS[name]
 
 
-def cast_of(asked: Sequence[str], nodes: int) -> tuple[str, ...]:
+def kinds_for(protocol: str) -> list[str]:
+    """Those that make sense in it."""
+    others = {kind for other, kinds in ONLY.items() if other != protocol for kind in kinds}
+    return [kind for kind in KINDS if kind not in others]
+
+
+def cast_of(asked: Sequence[str], nodes: int, protocol: str) -> tuple[str, ...]:
     """The kind of each hostile node, from several KIND:COUNT; they are the last nodes. Raises OperatorError."""
     kinds = tuple(kind for text in asked for kind in _several(text))
+    if stray := [kind for kind in kinds if kind not in kinds_for(protocol)]:
+        raise OperatorError(
+            f"--adversary {stray[0]}: not in {protocol} runs, which have {', '.join(kinds_for(protocol))}"
+        )
     if len(kinds) >= nodes:
         raise OperatorError(f"--adversary: {len(kinds)} of {nodes} nodes: at least the first node is honest")
     return kinds

@@ -175,6 +175,7 @@ class OneByte:
             is_member=self.book.may_sign(state),
             dormant=me in state.dormant,
             expelled=me in state.expelled,
+            expelled_peers=state.expelled,
             scalars_sent=self.book.scalars_sent,
             bytes_sent=self.book.bytes_sent,
             reorganisations=self.follower.reorganisations,

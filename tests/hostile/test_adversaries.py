@@ -13,7 +13,7 @@ from trio.testing import MockClock
 
 from gossipnode.adversaries.bent import Gang
 from gossipnode.adversaries.header import template_of
-from gossipnode.adversaries.kinds import KINDS, cast_of
+from gossipnode.adversaries.kinds import KINDS, cast_of, kinds_for
 from gossipnode.adversaries.mislabelled import spec_of
 from gossipnode.cli import main
 from gossipnode.compute.inline import InlineSwarm
@@ -120,7 +120,7 @@ def played(*adversaries: str, nodes: int = 6, **tables: object) -> Outcome:
     return simulate(Scenario(nodes=nodes, seed=2, tables=settings, adversaries=adversaries, limit_s=2000))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", kinds_for("modest"))
 def test_a_swarm_with_two_of_them_ends_and_its_honest_nodes_agree(kind: str) -> None:
     outcome = played(kind, kind)
     report = outcome.report
@@ -147,15 +147,16 @@ def test_a_seed_is_one_trace_with_liars_in_it_and_liars_change_it() -> None:
 
 
 def test_the_cast() -> None:
-    assert cast_of(["lazy:2", "noise:1"], 4) == ("lazy", "lazy", "noise")
+    assert cast_of(["lazy:2", "noise:1"], 4, "modest") == ("lazy", "lazy", "noise")
     for asked, line in [
         (["sign-flop:1"], "no adversary is called 'sign-flop': did you mean 'sign-flip'?"),
         (["lazy"], "expected KIND:COUNT"),
         (["lazy:0"], "expected KIND:COUNT"),
+        (["censor:1"], "--adversary censor: not in modest runs, which have sign-flip, "),
         (["lazy:3", "noise:1"], "at least the first node is honest"),
     ]:
         with pytest.raises(OperatorError, match=line.replace("?", r"\?")):
-            cast_of(asked, 4)
+            cast_of(asked, 4, "modest")
 
 
 def test_the_command_takes_them_and_refuses_others() -> None:
