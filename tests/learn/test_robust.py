@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from gossipnode.learn import robust
 from gossipnode.learn.encoding import Vector
 from gossipnode.learn.kernels import robust as kernels
-from gossipnode.learn.kernels.jit import COMPILES
 from gossipnode.learn.merge import by_rule
 from gossipnode.learn.models import SLAB, Models, sorting_network, spread
+from verify.jit import COMPILES
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "merging.json").read_text())
 BITS = Path(__file__).parent / "merging_bits.py"

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from gossipnode.learn.kernels.jit import jit
+from verify.jit import jit
 
 LANES: Final = 256  # partial sums of one distance: with these the additions wait for memory and not for each other
 BLOCK: Final = 8 * LANES  # values of each model at a time: twenty models of float64 are 330 KB, a second-level cache
