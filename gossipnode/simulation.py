@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 import trio
 
+from gossipnode.branches import Branches
 from gossipnode.chain_checkers import chain_checkers
 from gossipnode.checkers import Belief, Checker, Checks, Finding, World
 from gossipnode.compute.inline import InlineSwarm
@@ -34,7 +35,7 @@ from gossipnode.modest_checkers import modest_checkers
 from gossipnode.net.simulated import Conditions, Trace, simulate_network
 from gossipnode.net.virtual_time import run_deterministic
 from gossipnode.newrun import draft
-from gossipnode.node import Run
+from gossipnode.node import Node, Run
 from gossipnode.report import Report, agreed, report_of
 from gossipnode.status.report import Status
 from gossipnode.trainings import Finished
@@ -126,6 +127,7 @@ class Swarm:
         self._curve = Curve(self._compute, [self._shard(0)])
         self._faults = Faults(self, scenario.events, scenario.seed)
         self._checks: Checks
+        self._branches: Branches | None = None  # of a chain
 
     async def run(self) -> tuple[SimulationReport, bool]:
         scenario = self.scenario
@@ -188,16 +190,23 @@ class Swarm:
     def _checkers(self, manifest: Manifest) -> list[Checker]:
         within_s = self.scenario.progress_s
         if manifest.protocol == "onebyte":
-            return chain_checkers(within_s, chain_rules(manifest), self._signed.run, self.scenario.void_share)
+            rules = chain_rules(manifest)
+            self._branches = Branches(rules, self._signed.run)
+            return chain_checkers(self._branches, rules, within_s, self.scenario.void_share)
         return modest_checkers(within_s)
 
     def _learnt(self, member: Member, made: Finished) -> None:
         self._news.append(Belief(member.name, made, trio.current_time()))
+        self._witness(member.node)
         if made.round > self.highest:
             self.highest = Round(made.round)
             if self.scenario.curve:
                 self._curve.add(made, member, trio.current_time(), self._wire_bytes(), self.members)
             self._bell.ring()
+
+    def _witness(self, node: Node) -> None:
+        if self._branches is not None:
+            self._branches.learn(node.protocol)
 
     def _wire_bytes(self) -> int:
         return sum(life.transport.traffic().wire_sent for member in self.members for life in member.lives)
@@ -225,6 +234,8 @@ class Swarm:
     def _check(self) -> None:
         news, self._news = self._news, []
         seen = [member.seen() for member in self.members if member.alive and not member.frozen]
+        for each in seen:
+            self._witness(each.node)
         world = World(
             now_s=trio.current_time(),
             calm_since_s=self._faults.calm_since,
