@@ -197,14 +197,13 @@ class FewVoid:
             yield finding(self, world, self._upto, [], share)
 
 
-def chain_checkers(branches: Branches, rules: Rules, progress_s: float, void_share: float) -> list[Checker]:
-    """`branches` is to be told of every block that any node follows."""
+def chain_checkers(branches: Branches, rules: Rules, progress_s: float) -> list[Checker]:
+    """But for FewVoid. `branches` is to be told of every block that any node follows."""
     return [
         CertifiedStays(branches),
         OneHistory(branches),
         OneBranch(branches, rules),
         ExactA(branches),
         BoundedBook(rules),
-        FewVoid(branches, rules, void_share),
         *common_checkers(progress_s),
     ]

@@ -18,7 +18,7 @@ import msgspec
 import trio
 
 from gossipnode.branches import Branches
-from gossipnode.chain_checkers import chain_checkers
+from gossipnode.chain_checkers import FewVoid, chain_checkers
 from gossipnode.checkers import Belief, Checker, Checks, Finding, World
 from gossipnode.compute.inline import InlineSwarm
 from gossipnode.compute.process import TaskInfo
@@ -36,7 +36,7 @@ from gossipnode.net.simulated import Conditions, Trace, simulate_network
 from gossipnode.net.virtual_time import run_deterministic
 from gossipnode.newrun import draft
 from gossipnode.node import Node, Run
-from gossipnode.report import Report, agreed, report_of
+from gossipnode.report import ChainOf, Report, agreed, chain_of, report_of
 from gossipnode.status.report import Status
 from gossipnode.trainings import Finished
 from protocols.amendments import SignedManifest, present, sign
@@ -77,6 +77,9 @@ class SimulationReport(Report, frozen=True, kw_only=True):
     events: list[Happened]
     curve: list[Point]
     broken: list[Finding]  # what the checkers found
+    chain: ChainOf | None = None
+    entries: int = 0  # of one-byte training, undisturbed, of which the certified history tells whether they count
+    void: int = 0  # of them, those that count for nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +131,7 @@ class Swarm:
         self._faults = Faults(self, scenario.events, scenario.seed)
         self._checks: Checks
         self._branches: Branches | None = None  # of a chain
+        self._few_void: FewVoid | None = None
 
     async def run(self) -> tuple[SimulationReport, bool]:
         scenario = self.scenario
@@ -192,7 +196,8 @@ class Swarm:
         if manifest.protocol == "onebyte":
             rules = chain_rules(manifest)
             self._branches = Branches(rules, self._signed.run)
-            return chain_checkers(self._branches, rules, within_s, self.scenario.void_share)
+            self._few_void = FewVoid(self._branches, rules, self.scenario.void_share)
+            return [*chain_checkers(self._branches, rules, within_s), self._few_void]
         return modest_checkers(within_s)
 
     def _learnt(self, member: Member, made: Finished) -> None:
@@ -261,6 +266,9 @@ class Swarm:
             events=self._faults.happened,
             curve=self._curve.points,
             broken=self._checks.findings,
+            chain=chain_of(living),
+            entries=0 if self._few_void is None else self._few_void.judged,
+            void=0 if self._few_void is None else self._few_void.void,
         )
 
 

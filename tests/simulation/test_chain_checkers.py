@@ -98,7 +98,7 @@ def stray(branches: Branches, world: World, index: int, height: int) -> Node:
 
 
 def test_a_sound_swarm_breaks_nothing(branches: Branches, world: World, rules: Rules) -> None:
-    checks = Checks(chain_checkers(branches, rules, 10_000.0, 0.0))
+    checks = Checks([*chain_checkers(branches, rules, 10_000.0), FewVoid(branches, rules, 0.0)])
     for later_s in (0.0, 200.0, 400.0):
         checks.look(dataclasses.replace(world, now_s=world.now_s + later_s))
     assert checks.findings == []

@@ -28,7 +28,7 @@ KEYS = {
     "committees": {"round", "trainers", "aggregators"},
     "offences": None,
 }
-SIMULATED = {"seed", "trace", "virtual_s", "events", "curve", "broken"}
+SIMULATED = {"seed", "trace", "virtual_s", "events", "curve", "broken", "chain", "entries", "void"}
 SMALL = ("--nodes", "5", "--rounds", "3", "--task", "digits")
 
 
