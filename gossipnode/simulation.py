@@ -20,6 +20,7 @@ import trio
 
 from gossipnode.adversaries.bent import Gang
 from gossipnode.adversaries.kinds import KINDS
+from gossipnode.branches import Branches
 from gossipnode.chain_checkers import FewVoid, chain_checkers
 from gossipnode.checkers import Belief, Checker, Checks, Finding, World
 from gossipnode.compute.inline import InlineLearner, InlineSwarm
@@ -38,8 +39,8 @@ from gossipnode.modest_checkers import modest_checkers
 from gossipnode.net.simulated import Conditions, Trace, simulate_network
 from gossipnode.net.virtual_time import run_deterministic
 from gossipnode.newrun import draft
-from gossipnode.node import Run
-from gossipnode.report import Report, agreed, report_of
+from gossipnode.node import Node, Run
+from gossipnode.report import ChainOf, Report, agreed, chain_of, report_of
 from gossipnode.status.report import Status
 from gossipnode.trainings import Finished
 from protocols.amendments import SignedManifest, present, sign
@@ -81,7 +82,9 @@ class SimulationReport(Report, frozen=True, kw_only=True):
     events: list[Happened]
     curve: list[Point]
     broken: list[Finding]  # what the checkers found
-    voided: float | None = None  # share of honest entries that count for nothing in what is certified of a chain
+    chain: ChainOf | None = None
+    entries: int = 0  # of one-byte training, undisturbed, of which the certified history tells whether they count
+    void: int = 0  # of them, those that count for nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +137,8 @@ class Swarm:
         self._curve = Curve(self._compute, [self._shard(0)])
         self._faults = Faults(self, scenario.events, scenario.seed)
         self._checks: Checks
-        self._void: FewVoid | None = None
+        self._branches: Branches | None = None  # of a chain
+        self._few_void: FewVoid | None = None
 
     async def run(self) -> tuple[SimulationReport, bool]:
         scenario = self.scenario
@@ -215,20 +219,26 @@ class Swarm:
     def _checkers(self, manifest: Manifest) -> list[Checker]:
         within_s = self.scenario.progress_s
         if manifest.protocol == "onebyte":
-            checkers = chain_checkers(within_s, chain_rules(manifest), self._signed.run, self.scenario.void_share)
-            self._void = next(each for each in checkers if isinstance(each, FewVoid))
-            return checkers
+            rules = chain_rules(manifest)
+            self._branches = Branches(rules, self._signed.run)
+            self._few_void = FewVoid(self._branches, rules, self.scenario.void_share)
+            return [*chain_checkers(self._branches, rules, within_s), self._few_void]
         return modest_checkers(within_s)
 
     def _learnt(self, member: Member, made: Finished) -> None:
         if not member.honest:
             return
         self._news.append(Belief(member.name, made, trio.current_time()))
+        self._witness(member.node)
         if made.round > self.highest:
             self.highest = Round(made.round)
             if self.scenario.curve:
                 self._curve.add(made, member, trio.current_time(), self._wire_bytes(), self.members)
             self._bell.ring()
+
+    def _witness(self, node: Node) -> None:
+        if self._branches is not None:
+            self._branches.learn(node.protocol)
 
     def _wire_bytes(self) -> int:
         return sum(life.transport.traffic().wire_sent for member in self.members for life in member.lives)
@@ -259,6 +269,8 @@ class Swarm:
     def _check(self) -> None:
         news, self._news = self._news, []
         seen = [member.seen() for member in self._honest() if member.alive and not member.frozen]
+        for each in seen:
+            self._witness(each.node)
         world = World(
             now_s=trio.current_time(),
             calm_since_s=self._faults.calm_since,
@@ -285,7 +297,9 @@ class Swarm:
             events=self._faults.happened,
             curve=self._curve.points,
             broken=self._checks.findings,
-            voided=self._void.share if self._void else None,
+            chain=chain_of(living),
+            entries=0 if self._few_void is None else self._few_void.judged,
+            void=0 if self._few_void is None else self._few_void.void,
         )
 
 
