@@ -53,7 +53,7 @@ def rows() -> Iterator[Row]:
 def run(row: Row, seed: int, nodes: int = 10) -> Iterator[float]:
     """Mean accuracy of all nodes at each mark, after merging."""
     merging = Merging(rule=row.rule or "mean")
-    training = Training(lr=0.01, momentum=0.0, batch=20)
+    training = Training()  # the manifest's own defaults
     made = [
         Engine(
             LearnerConfig(
