@@ -232,6 +232,31 @@ def verify(context: click.Context, home: Path | None) -> None:
     sys.exit(0 if holds else 1)
 
 
+@main.group("verify", short_help="What signatures of training can tell apart.")
+def verification() -> None:
+    """What signatures of training can tell apart."""
+
+
+@verification.command(short_help="Measure honest variation, and propose a tolerance.")
+@click.option("--task", metavar="TASK", default="digits", help="What is trained. [digits]")
+@settings_option("Any setting of the run that training depends on, as --set training.lr=0.1. Repeatable.")
+@click.option("--data", metavar="PATH", type=click.Path(path_type=Path), help="As with `start`.")
+@click.option("--shards", metavar="N", type=click.IntRange(2, 10_000), default=8, help="Parts the data is cut in. [8]")
+@click.option("--works", metavar="N", type=click.IntRange(1), default=24, help="Works to report on. [24]")
+@click.option("--trials", metavar="N", type=click.IntRange(1), default=1000, help="Of each way of cheating. [1000]")
+@click.option("--seed", metavar="N", type=click.IntRange(0, 2**31), default=0, help="Of what is drawn. [0]")
+@click.option("--bfloat16", is_flag=True, help="Count as honest who multiplies matrices in bfloat16.")
+def calibrate(**options: Any) -> None:  # noqa: ANN401  # as above
+    """Train the same work in every honest way that this machine knows (threads, kernels, types, a GPU) and in many
+    dishonest ones; propose how far apart honest signatures may be, and tell how often that errs.
+
+    The tolerance is chosen on some works, the rates are measured on fresh ones. Takes minutes.
+    """
+    from gossipnode.calibrate import calibrate_command
+
+    calibrate_command(**options)
+
+
 @main.command(short_help="Fetch what a built-in task needs beside this package.")
 @click.argument("task")
 def prepare(task: str) -> None:

@@ -19,17 +19,20 @@ from gossipnode.learn.task import Task, TaskError
 class Flat:
     """Owns one model and its vector."""
 
-    def __init__(self, task: Task, seed: int, device: torch.device) -> None:
+    def __init__(self, task: Task, seed: int, device: torch.device, *, double: bool = False) -> None:
+        """`double` is for calibration alone: what is trained travels as float32. Raises TaskError."""
         torch.manual_seed(seed)
         self.model = task.model(seed).to(device)
         tensors = _trainable(task, self.model)
+        if double:
+            tensors = _doubled(task, self.model, tensors)
         travel = {id(tensor) for _, tensor in tensors}
         self._fresh = [(each, each.clone()) for each in self.model.buffers() if id(each) not in travel]
         self.layout = [(name, tuple(tensor.shape)) for name, tensor in tensors]
         lengths = [tensor.numel() for _, tensor in tensors]
         learned = sum(tensor.numel() for _, tensor in tensors if tensor.requires_grad)
         self.vector = torch.cat([tensor.detach().reshape(-1) for _, tensor in tensors])  # (P,)
-        self.gradient = torch.zeros(learned, device=device)  # (G,), G <= P
+        self.gradient = torch.zeros(learned, device=device, dtype=self.vector.dtype)  # (G,), G <= P
         for (_, tensor), values in zip(tensors, torch.split(self.vector, lengths), strict=True):
             tensor.data = values.view(tensor.shape)
         parameters = [tensor for _, tensor in tensors if tensor.requires_grad]
@@ -53,6 +56,13 @@ class Flat:
         """On a CPU, a view and not a copy: it changes with the model."""
         values: Vector = self.vector.cpu().numpy()
         return values
+
+
+def _doubled(task: Task, model: nn.Module, tensors: list[tuple[str, Tensor]]) -> list[tuple[str, Tensor]]:
+    """The same tensors, found again: buffers are replaced."""
+    model.double()
+    found = task.trainable(model)
+    return [(name, found[name]) for name, _ in tensors]
 
 
 def _trainable(task: Task, model: nn.Module) -> list[tuple[str, Tensor]]:

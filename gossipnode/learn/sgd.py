@@ -7,14 +7,14 @@ The seed fixes the order of batches and whatever the model draws (dropout).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from gossipnode.learn.flat import Flat
-from gossipnode.learn.task import Data, Task
+from gossipnode.learn.task import Batch, Data, Task
 from protocols.learner import LearnerError
 from protocols.manifest import Training
 
@@ -34,15 +34,22 @@ class Steps:
 def train(flat: Flat, task: Task, data: Data, training: Training, *, seed: int, stop: Callable[[], bool]) -> Steps:
     """Change the flat model in place. Raises Stopped, and whatever the task raises."""
     torch.manual_seed(seed)
+    return descend(flat, task, data.pool, batches(data.rows, training, seed), training, stop=stop)
+
+
+def descend(
+    flat: Flat, task: Task, pool: Batch, batches: Iterable[Tensor], training: Training, *, stop: Callable[[], bool]
+) -> Steps:
+    """A step for each batch of rows of the pool. Raises as `train` does."""
     flat.model.train()
     velocity = torch.zeros_like(flat.gradient) if training.momentum else flat.gradient
     total = torch.zeros((), device=flat.vector.device)
     steps = 0
-    for rows in batches(data.rows, training, seed):
+    for rows in batches:
         if stop():
             raise Stopped("stopped between two batches")
         flat.gradient.zero_()
-        loss = task.loss(flat.model, tuple(tensor[rows] for tensor in data.pool))
+        loss = task.loss(flat.model, tuple(tensor[rows] for tensor in pool))
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         _step(flat, velocity, training)
         total += loss.detach()
