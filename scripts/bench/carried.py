@@ -33,6 +33,7 @@ from gossipnode.node import Node, Run, State
 from gossipnode.recordlog import MemoryLog
 from protocols import wire
 from protocols.amendments import SignedManifest, present, sign
+from protocols.messages import Aggregate
 from protocols.onebyte.conversation import OneByte
 from protocols.signatures import Signer
 from protocols.transport import Transport
@@ -177,11 +178,12 @@ class Carried:
         """On the test split, of the newest model that is held by anybody."""
         if isinstance(self.nodes[0].protocol, OneByte):
             return (await self.learners[0].score()).accuracy
-        newest = max(
-            (node for node in self.nodes if node.protocol.held is not None), key=lambda node: node.protocol.held.round
-        )
-        learner = self.learners[self.nodes.index(newest)]
-        return (await learner.evaluate(Digest(newest.protocol.held.model))).accuracy
+        held = [(each.round, Digest(each.model), index) for index, each in enumerate(self._held()) if each is not None]
+        _, model, index = max(held)
+        return (await self.learners[index].evaluate(model)).accuracy
+
+    def _held(self) -> list[Aggregate | None]:
+        return [node.protocol.held for node in self.nodes]
 
 
 def over_libp2p(seed: int) -> OpenTransport:
