@@ -17,7 +17,7 @@ from protocols.onebyte.messages import AskChain, AskSnapshot, ChainIs, NewBlock,
 from sampling.view import Delta, Registration
 from verify.digest import DIGEST_BYTES
 
-WIRE_VERSION = 1
+WIRE_VERSION = 2
 
 
 # -- membership: anyone to anyone -------------------------------------------------------------------------------------

@@ -186,7 +186,7 @@ class Book:
             return False
         self.hear(self.me, entry)
         self.scalars_sent += len(scalars)
-        await self.say(NewEntry(entry))
+        await self.say(NewEntry.of(entry))
         return True
 
     async def propose(self, parent: Node) -> bool:
@@ -200,7 +200,7 @@ class Book:
         if not await self.journal.append(Mine(self.promises, entries, block), durable=True):
             return False
         self.hear(self.me, block)
-        await self.say(NewBlock(block))
+        await self.say(NewBlock.of(block))
         return True
 
     async def change(self, change: Change) -> None:

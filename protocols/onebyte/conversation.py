@@ -67,10 +67,10 @@ class OneByte:
     # -- what others say ----------------------------------------------------------------------------------------------
 
     async def _on_entry(self, origin: PeerId, message: NewEntry) -> None:
-        self.book.hear(origin, message.entry)
+        self.book.hear(origin, message.by(origin))
 
     async def _on_block(self, origin: PeerId, message: NewBlock) -> None:
-        self.book.hear(origin, message.block)
+        self.book.hear(origin, message.by(origin))
 
     async def _on_change(self, origin: PeerId, message: NewChange) -> None:
         self.book.hear(origin, message.change)

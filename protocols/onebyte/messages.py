@@ -9,11 +9,13 @@ from __future__ import annotations
 from typing import Annotated, Final
 
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from protocols import limits as wire
 from protocols.chain import limits
 from protocols.chain.messages import Block, Entry, Height, Here, Join, Leave, Optional32
 from protocols.fields import Bytes32, Message
+from sampling.peers import PeerId
 
 LOCATOR: Final = 64  # blocks ever farther apart: reaches back 2^62
 LACKING: Final = 64  # blocks, and bodies, asked for at once; as many as `Chain.missing` names
@@ -22,6 +24,8 @@ ANSWER_BYTES: Final = 160 * wire.KIB  # of what is packed into an answer, so tha
 PART_BYTES: Final = 128 * wire.KIB  # of a snapshot
 PREFIX_BYTES: Final = 8  # of an id, to say that one holds it: chance confuses two of a run's millions once in 10^6 runs
 
+NOBODY: Final = PeerId("")
+
 Prefix = Annotated[bytes, Meta(min_length=PREFIX_BYTES, max_length=PREFIX_BYTES)]
 Place = Annotated[int, Meta(ge=0, lt=limits.COUNTED)]
 Entries = Annotated[tuple[Entry, ...], Meta(max_length=limits.COUNTED)]
@@ -29,15 +33,29 @@ SnapshotBytes = Annotated[int, Meta(ge=0, le=limits.SNAPSHOT_BYTES)]
 
 
 class NewEntry(Message, frozen=True, tag=40):
-    """Gossip: an origin has probed, and votes for the base."""
+    """Gossip: an origin has probed, and votes for the base. The entry has no name: it is of whoever began the gossip."""
 
     entry: Entry
 
+    @classmethod
+    def of(cls, entry: Entry) -> NewEntry:
+        return cls(replace(entry, origin=NOBODY))
+
+    def by(self, origin: PeerId) -> Entry:
+        return replace(self.entry, origin=origin)
+
 
 class NewBlock(Message, frozen=True, tag=41):
-    """Gossip: a proposer's next block. Who has heard its entries needs nothing else."""
+    """Gossip: a proposer's next block. Who has heard its entries needs nothing else. Its head has no name either."""
 
     block: Block
+
+    @classmethod
+    def of(cls, block: Block) -> NewBlock:
+        return cls(replace(block, head=replace(block.head, proposer=NOBODY)))
+
+    def by(self, proposer: PeerId) -> Block:
+        return replace(self.block, head=replace(self.block.head, proposer=proposer))
 
 
 class NewChange(Message, frozen=True, tag=42):

@@ -44,7 +44,7 @@ Burst = Callable[[Any, PeerId], AnyMessage | bytes]
 QUESTIONS: dict[str, Burst] = {
     "pings": lambda stranger, victim: Ping(Round(0)),
     "heads asked for": lambda stranger, victim: AskHead(),
-    "garbage": lambda stranger, victim: b"\x01" + bytes(50),
+    "garbage": lambda stranger, victim: b"\x02" + bytes(50),
     "another version": lambda stranger, victim: b"\x63" + bytes(50),
     "settled rounds": lambda stranger, victim: Settled(invented(1, stranger.peer)),
 }

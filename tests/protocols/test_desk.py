@@ -35,7 +35,7 @@ PEER = PeerId("peer")
 AGGREGATE = Aggregate(Round(1), Digest(bytes(32)), bytes(32), (), ())
 HEAD = HeadIs(AGGREGATE)
 REGISTERED = Registered(Registration(PEER, 1, True, (), Round(0), (), b""))
-GARBAGE = b"\x01\xc1"
+GARBAGE = b"\x02\xc1"
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ async def test_a_malformed_question_is_an_offence(desk: Desk, court: Court) -> N
 
 
 async def test_another_version_is_no_offence(desk: Desk, court: Court) -> None:
-    assert await asked(desk, b"\x02\x91\x15") == Refused("wire version 2, ours is 1")
+    assert await asked(desk, b"\x01\x91\x15") == Refused("wire version 1, ours is 2")
     assert court.accused == []
 
 
@@ -123,7 +123,7 @@ async def test_an_answer_that_does_not_fit_is_an_offence(desk: Desk, links: Link
 
 
 async def test_an_answer_in_another_version_is_no_offence(desk: Desk, links: Links, court: Court) -> None:
-    links.says[PEER] = lambda question: b"\x02\x92\x03\xa2no"
+    links.says[PEER] = lambda question: b"\x01\x92\x03\xa2no"
     with pytest.raises(NoAnswer, match="wire version 2"):
         await desk.ask(PEER, Ping(Round(1)), Pong, 1.0)
     assert court.accused == []
@@ -185,7 +185,7 @@ async def test_gossip_that_nobody_listens_to_yet_is_no_offence(desk: Desk, links
     [
         (GARBAGE, [OffenceKind.MALFORMED_FRAME]),
         (wire.encode(Ping(Round(1))), [OffenceKind.PROTOCOL]),
-        (b"\x02\x91\x15", []),
+        (b"\x01\x91\x15", []),
     ],
 )
 async def test_what_is_no_gossip(

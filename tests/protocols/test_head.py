@@ -134,7 +134,7 @@ class Scene:
     async def partners(self, heads: dict[PeerId, Aggregate | None]) -> None:
         """Linked peers of our run, and the head that each will name; None: it keeps silent."""
         for peer, head in heads.items():
-            answered = await self.membership.desk._reply(peer, b"\x01" + msgspec.msgpack.encode(Hello(RUN, Round(0))))
+            answered = await self.membership.desk._reply(peer, b"\x02" + msgspec.msgpack.encode(Hello(RUN, Round(0))))
             assert isinstance(answered, Welcome)
             if head is not None:
                 self.links.says[peer] = lambda question, head=head: (

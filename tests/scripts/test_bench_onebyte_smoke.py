@@ -47,3 +47,18 @@ def test_privacy(tmp_path: Path) -> None:
     bare, hidden = found["runs"]
     assert bare["sigma"] == 0 < hidden["sigma"]
     assert all(0 <= each["area_by_step"]["1"] <= 1 for each in (bare, hidden))
+
+
+def test_bytes_of_a_scalar(tmp_path: Path) -> None:
+    found = figures("bytes", tmp_path, "--only", "scalars", "--probes", "4", "--steps", "2")
+    (row,) = found["scalars"]
+    assert row["whole"] == pytest.approx(sum(row["by_kind"].values()))
+    assert row["by_kind"]["NewEntry"] > 7 * 100 / 4  # seven copies of a hundred bytes for four scalars, at the least
+
+
+def test_bytes_to_an_accuracy(tmp_path: Path) -> None:
+    options = ("--only", "accuracy", "--probes", "16", "--hidden", "64", "--accuracy", "0.3")
+    (row,) = figures("bytes", tmp_path, *options)["accuracy"]
+    assert row["parameters"] == 4810
+    assert set(row["bytes"]) == {"modest", "onebyte, K=16"}
+    assert all(0 < each < 10_000_000 for each in row["bytes"].values())
