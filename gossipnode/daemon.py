@@ -44,6 +44,7 @@ from protocols.learner import LearnerError
 from protocols.onebyte.journal import BadJournal
 from protocols.transport import Transport
 from sampling.peers import PeerId
+from verify.digest import Digest
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +114,7 @@ class Daemon:
         psk = load_network_key(Path(config.psk)) if config.psk else None
         try:
             async with open_libp2p(self._identity.seed, [config.listen], psk=psk, on_fault=self._fault) as it:
-                it.serve(self._answer, self._blobs)
+                it.serve(self._answer, self._blobs, self._may_fetch)
                 self._transport = it
                 yield it
         except ListenError as error:
@@ -249,6 +250,9 @@ class Daemon:
         await self._node_made.wait()
         assert self._node is not None
         return await self._node.answer(sender, frame)
+
+    def _may_fetch(self, peer: PeerId, blob: Digest) -> bool:
+        return self._node is None or self._node.may_fetch(peer, blob)
 
     def _fault(self, peer: PeerId | None, kind: str) -> None:
         if self._node is not None:

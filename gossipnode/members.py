@@ -120,7 +120,7 @@ async def live(
             )
             member.lives.append(Life(node, transport, scope, trio.current_time()))
             member.alive, member.gone = True, False
-            transport.serve(partial(_answer, member.name, node), member.blobs)
+            transport.serve(partial(_answer, member.name, node), member.blobs, node.may_fetch)
             task_status.started()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_follow, member, node, learnt)

@@ -15,6 +15,7 @@ import trio
 
 from protocols.blobs import StoreFull
 from protocols.chain.forks import Node as Block
+from protocols.evidence import Judgement
 from protocols.exchange import NotFetched
 from protocols.head import Parts, theta0
 from protocols.learner import Evaluation, Learner, LearnerError, StepLearner
@@ -23,6 +24,7 @@ from protocols.modest import Hooks, Modest
 from protocols.onebyte import parts as onebyte
 from protocols.onebyte.conversation import OneByte
 from protocols.onebyte.journal import Log
+from protocols.ownclaims import Docket
 from protocols.signatures import Signer
 from protocols.training import Training
 from sampling.peers import PeerId
@@ -57,6 +59,7 @@ class Ears:
     learnt: Callable[[Finished], None]
     evaluated: Callable[[int, Evaluation], None]
     hashed: Callable[[int, Digest, Digest], None]  # A at the block of this height
+    judged: Callable[[Judgement], None]  # what the evidence of the run amounts to
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +76,13 @@ def make(
     *,
     ears: Ears,
     held: Aggregate | None,
+    docket: Docket,
     trains: bool,
     evaluate_every: int,
 ) -> Made:
-    """`log` is of the chain, `held` of the checkpoint. Raises BadJournal."""
+    """`log` is of the chain, `held` and `docket` of the checkpoint. Raises BadJournal."""
     if parts.manifest.protocol == "modest":
-        return Made(_modest(parts, ears, held, evaluate_every))
+        return Made(_modest(parts, ears, held, docket, evaluate_every))
     training = _onebyte(parts, learner, signer, log, ears=ears, trains=trains, evaluate_every=evaluate_every)
 
     async def ground() -> None:
@@ -90,7 +94,7 @@ def make(
 # -- MoDeST -----------------------------------------------------------------------------------------------------------
 
 
-def _modest(parts: Parts, ears: Ears, held: Aggregate | None, evaluate_every: int) -> Modest:
+def _modest(parts: Parts, ears: Ears, held: Aggregate | None, docket: Docket, evaluate_every: int) -> Modest:
     async def keep(aggregate: Aggregate) -> None:
         await ears.save()
 
@@ -98,8 +102,8 @@ def _modest(parts: Parts, ears: Ears, held: Aggregate | None, evaluate_every: in
         trainers = [each.trainer for each in known.inputs]
         ears.learnt(Finished(known.round, trainers, known.aggregators, Digest(known.model)))
 
-    hooks = Hooks(began=ears.began, held=keep, learnt=learnt, evaluated=ears.evaluated)
-    return Modest(parts, held or theta0(parts.manifest), hooks, evaluate_every)
+    hooks = Hooks(ears.began, keep, learnt, ears.evaluated, claimed=ears.save, judged=ears.judged)
+    return Modest(parts, held or theta0(parts.manifest), hooks, evaluate_every, docket)
 
 
 # -- one byte ---------------------------------------------------------------------------------------------------------

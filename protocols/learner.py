@@ -16,6 +16,7 @@ from typing import Protocol
 
 from sampling.peers import Round
 from verify.digest import Digest
+from verify.lsh import Signature
 
 
 class LearnerError(Exception):
@@ -66,6 +67,13 @@ class Learner(Protocol):
     async def train(self, parent: Digest, round: Round, *, seed: int) -> Trained:
         """Local SGD from `parent`. `seed` fixes batch order and dropout. Raises LearnerError; Unfit if `parent` is none
         of this run, or loss or update become non-finite."""
+
+    async def replay(self, parent: Digest, round: Round, *, seed: int, shard: str) -> Trained:
+        """As `train`, on another's shard by its description. Raises Unfit also if there is no such shard."""
+
+    async def signature(self, model: Digest, parent: Digest | None, seed: bytes) -> Signature:
+        """Of the update model - parent, or of the model itself. `seed` is 32 bytes (`verify.lsh.SEED_BYTES`). Raises
+        LearnerError; Unfit if either is no model of this run, or the update is beyond float32."""
 
     async def merge(self, models: Sequence[Digest], weights: Sequence[int]) -> Digest:
         """Weighted mean, in the given order (so that aggregators agree bit for bit). Raises Unfit."""

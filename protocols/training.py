@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from protocols.messages import Aggregate
+from protocols.ownclaims import Docket
 from sampling.peers import PeerId, Round
 from verify.digest import Digest
 
@@ -22,6 +23,14 @@ class Committee:
 
     trainers: tuple[PeerId, ...] = ()
     aggregators: tuple[PeerId, ...] = ()  # in one-byte training: the proposer whose turn it is
+
+
+@dataclass(frozen=True, slots=True)
+class AuditFigures:
+    audited: int  # by us
+    doubted: int  # of those
+    unable: int  # audits that could not be done here
+    refused: int  # votes and certificates that do not hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +84,17 @@ class Training(Protocol):
     @property
     def held(self) -> Aggregate | None:
         """For the checkpoint; None where the protocol has a journal of its own."""
+
+    @property
+    def docket(self) -> Docket:
+        """For the checkpoint."""
+
+    @property
+    def audits(self) -> AuditFigures | None:
+        """None where the protocol has none."""
+
+    def may_fetch(self, peer: PeerId, model: Digest) -> bool:
+        """Is this blob of ours for that peer?"""
 
     @property
     def chain(self) -> ChainFigures | None: ...

@@ -47,6 +47,14 @@ class Train(Part, frozen=True):
     seed: int
 
 
+class Replay(Part, frozen=True):
+    """Train as another node, on its shard. Answered by Improved, the model stored."""
+
+    parent: bytes
+    seed: int
+    shard: str
+
+
 class Evaluate(Part, frozen=True):
     """Answered by Scored."""
 
@@ -165,7 +173,9 @@ class Failed(Part, frozen=True):
 
 
 StepAsk: TypeAlias = Probe | Add | Sum | Restore | Score | ExportSum
-ModelAsk: TypeAlias = Start | Initial | Train | Evaluate | Export | StepAsk  # these use the torch model, one at a time
+ModelAsk: TypeAlias = (
+    Start | Initial | Train | Replay | Evaluate | Export | StepAsk
+)  # these use the torch model, one at a time
 BlobAsk: TypeAlias = Merge | Check  # these need no model, and are answered while one trains
 Ask: TypeAlias = ModelAsk | BlobAsk
 Answer: TypeAlias = Ready | Done | Checked | Improved | Probed | Summed | Scored | Failed

@@ -18,7 +18,7 @@ from protocols.training import Phase
 HISTORY_ROUNDS = 1000  # rounds kept in `Status.history`: about 0.5 MB of JSON with committees of ten
 OFFENCES_SHOWN = 100  # newest offences in `Status.offences`
 
-Repute = Literal["good", "suspect", "quarantined"]
+Repute = Literal["good", "suspect", "quarantined", "expelled"]
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):
