@@ -23,6 +23,7 @@ from protocols.blobs import Blobs
 from protocols.learner import Evaluation, LearnerError, Probed, Trained
 from sampling.peers import Round
 from verify.digest import Digest, digest_of, short
+from verify.lsh import Signature
 
 EVALUATIONS_KEPT = 64  # results shared by learners with one test set: every node evaluates each round's aggregate
 
@@ -34,6 +35,7 @@ class Cost:
     batch_s: float = 0.002  # a step of SGD
     merge_s: float = 0.001  # for each model merged
     check_s: float = 0.0005
+    sketch_s: float = 0.0005
     evaluate_s: float = 0.03
     probe_s: float = 0.0015  # two forward passes
     add_s: float = 0.00001  # for each update
@@ -122,6 +124,12 @@ class InlineLearner:
         largest = self._engine.check(await self._blob(model))
         await trio.sleep(self._cost.check_s)
         return largest
+
+    async def signature(self, model: Digest, parent: Digest | None, seed: bytes) -> Signature:
+        before = await self._blob(parent) if parent else None
+        found = self._engine.signature(await self._blob(model), before, seed)
+        await trio.sleep(self._cost.sketch_s)
+        return found
 
     async def evaluate(self, model: Digest) -> Evaluation:
         return await self._evaluation(model, self._swarm.evaluate(model, await self._blob(model), self._data))

@@ -1,7 +1,7 @@
 """The worker process: it owns torch, the operator's task and the data, and answers calls until its pipe ends.
 
 Three threads. The reader takes frames, so an interrupt is seen while a model trains, and ends the process the moment
-the daemon is gone, however it died. The main thread does what needs the model; a third merges and checks meanwhile.
+the daemon is gone, however it died. The main thread does what needs the model; a third what needs only blobs.
 Invariant: only frames are ever written to the reply pipe; what the task prints goes to stderr, which the daemon logs.
 """
 
@@ -102,6 +102,9 @@ class Bench:
                 return calls.Done(), self.store(self.engine.merge([self.read(model) for model in models], weights))
             case calls.Check(model):
                 return calls.Checked(self.engine.check(self.read(model))), b""
+            case calls.Sketch(model, parent, seed):
+                before = self.read(parent) if parent else None
+                return calls.Sketched(bytes(self.engine.signature(self.read(model), before, seed))), b""
 
     def _start(self, config: LearnerConfig) -> calls.Ready:
         source = task_source(config.task)  # first: a misspelt name should not take a second to be refused

@@ -27,6 +27,9 @@ from gossipnode.learn.shard import Shard, shard_named
 from gossipnode.learn.spsa import Probed, Spsa
 from gossipnode.learn.task import Batch, Data, TaskError, load_task
 from protocols.learner import LearnerError, Unfit
+from verify.lsh import Signature
+from verify.simhash import NOTHING
+from verify.simhash import signature as signature_of
 
 REMEDY = "a lower training.lr may help"
 
@@ -48,8 +51,8 @@ def never() -> bool:
 class Engine:
     """Owns one model, which every call loads anew: calls do not depend on each other. Not to be shared by threads.
 
-    `merge` and `check` leave the model alone and may run beside the other calls. An Spsa made here uses the same model:
-    what depends on its being at theta goes through `probe` and `score`.
+    `merge`, `check` and `signature` leave the model alone and may run beside the other calls. An Spsa made here uses
+    the same model: what depends on its being at theta goes through `probe` and `score`.
     """
 
     def __init__(self, config: LearnerConfig) -> None:
@@ -110,6 +113,14 @@ class Engine:
         """The largest absolute value. Raises Unfit."""
         vector = decode(blob, self.template)
         return max(float(vector.max()), -float(vector.min()))
+
+    def signature(self, blob: Buffer, parent: Buffer | None, seed: bytes) -> Signature:
+        """Of the update, or of the model if there is no parent. Raises Unfit."""
+        before = NOTHING if parent is None else decode(parent, self.template)
+        try:
+            return signature_of(decode(blob, self.template), seed, before)
+        except ValueError as error:
+            raise Unfit(f"its update has no signature: {error}") from error
 
     def evaluate(self, blob: Buffer, data: Data) -> dict[str, float]:
         """The task's metrics, `loss` and `accuracy` among them. Raises Unfit, LearnerError."""
