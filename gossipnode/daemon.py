@@ -20,6 +20,7 @@ import msgspec
 import trio
 
 from gossipnode import newrun
+from gossipnode.certificates import write_certificates
 from gossipnode.compute.process import WorkerLearner, open_worker
 from gossipnode.config import Config
 from gossipnode.errors import OperatorError
@@ -219,12 +220,14 @@ class Daemon:
             roles=config.roles,
             bootstrap=config.peers,
             evaluate_every=config.evaluate_every,
+            shard=config.public_shard(present(signed)),
         )
 
         async def save(state: State) -> None:
             if state.held is not None and state.held.model in self._blobs:
                 await self._blobs.sync(state.held.model)
             await journal.save(state)
+            write_certificates(self._home.certificates, signed, state.docket)
 
         self._worker = worker
         try:

@@ -306,15 +306,12 @@ class Node:
         """Evidence that all share has changed: whoever it expels is neither linked nor sampled from now on."""
         for peer in self.standing.sentence(judgement.expelled, judgement.suspended):
             if peer == self._transport.me:
-                log.error("the swarm believes that this node lies: %s", self._sentence(peer))
+                log.error("the swarm believes that this node lies: %s", self.standing.why(peer))
                 continue
-            log.warning("%s is out: %s", peer, self._sentence(peer))
+            log.warning("%s is out: %s", peer, self.standing.why(peer))
             if self._nursery is not None:
                 self._nursery.start_soon(self._transport.drop, peer)
         self._save_soon()
-
-    def _sentence(self, peer: PeerId) -> str:
-        return {**self.standing.suspended, **self.standing.expelled}[peer]
 
     def fault(self, peer: PeerId | None, kind: str) -> None:
         """The transport's word on a peer (its `on_fault`)."""

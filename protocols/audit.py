@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -33,7 +34,7 @@ from protocols.messages import (
     Voted,
 )
 from protocols.signatures import verify
-from protocols.training import AuditFigures
+from protocols.training import AuditFigures, AuditVerdict
 from protocols.transport import TransportError
 from protocols.withheld import Withheld
 from sampling.patience import Patience
@@ -51,6 +52,7 @@ ASK_S: Final = 10.0  # for an answer to that
 VOUCHERS: Final = 2  # peers that must tell us alike of a history that we have not seen
 VOUCHED: Final = 1024  # things remembered of which one peer has told
 COMMITMENTS: Final = 1024  # of auditors, remembered until they vote
+LEAST_WAIT_S: Final = 0.05  # a deadline that is all but over must not be waited for again and again
 DOUBTS: Final = 6  # deadlines that an undecided case is attended to
 
 
@@ -62,12 +64,26 @@ class Closed(Exception):
     """The case needs us no longer."""
 
 
+@dataclass(slots=True)
+class Work:
+    """What came of an audit that gives way to training."""
+
+    done: bool = False
+    vote: Vote | None = None
+    error: CannotAudit | None = None
+
+    def result(self) -> Vote | None:
+        if self.error is not None:
+            raise self.error
+        return self.vote
+
+
 class Auditor:
     def __init__(self, parts: Parts, head: Head, withheld: Withheld, busy: Busy, judged: Judged) -> None:
         """`busy`: training goes first. `judged` is told whenever the evidence amounts to something else."""
         self._parts, self._head, self._withheld, self._busy, self._judged = parts, head, withheld, busy, judged
         run, timing = parts.membership.run_id, parts.manifest.timing
-        self.evidence = Evidence(run, parts.manifest.audit, self._candidates)
+        self.evidence = Evidence(run, parts.manifest.audit, self.candidates)
         self.judgement = Judgement()
         self.audited = self.doubted = self.unable = 0
         self._auditing = Auditing(parts, head)
@@ -81,7 +97,11 @@ class Auditor:
 
     @property
     def figures(self) -> AuditFigures:
-        return AuditFigures(self.audited, self.doubted, self.unable, self.evidence.refused)
+        verdicts = tuple(
+            AuditVerdict(case.accused, case.made is not None, case.round, verdict.stage, case.claim, *case.counts)
+            for case, verdict in ((case, self.evidence.verdict(case)) for case in self.evidence.doubted())
+        )
+        return AuditFigures(self.audited, self.doubted, self.unable, self.evidence.refused, verdicts)
 
     def certificates(self) -> tuple[Certificate, ...]:
         return tuple(case.certificate() for case in self.evidence.doubted())
@@ -101,7 +121,8 @@ class Auditor:
             nursery.start_soon(self._share)
             await self._follow()
 
-    def _candidates(self) -> Sequence[PeerId]:
+    def candidates(self) -> Sequence[PeerId]:
+        """Who could be an auditor, by what is known to all: not by whom we ourselves trust."""
         view, rules = self._parts.membership.view, self._parts.membership.rules
         return [peer for peer in view.present() if rules.admits(peer) and self._has_data(peer)]
 
@@ -169,30 +190,37 @@ class Auditor:
             waited = int((now - since) / deadline_s)
             if order.index(self._parts.desk.me) < wanted(stage, len(order), self.evidence.audit.appeal) + waited:
                 return
-            with trio.move_on_after(since + (waited + 1) * deadline_s - now):
+            with trio.move_on_after(max(LEAST_WAIT_S, since + (waited + 1) * deadline_s - now)):
                 before = case.digest
                 await self._head.bell.until(lambda: case.digest != before)  # noqa: B023 - awaited at once
 
     async def _in_peace(self, case: Case) -> Vote | None:
         """Training goes first: what it interrupts is begun again, but not for ever. Raises CannotAudit, Closed."""
         async with self._one:
-            for tries in range(PREEMPTED + 1):
-                if tries < PREEMPTED:
-                    await self._head.bell.until(lambda: not self._busy())
+            for _ in range(PREEMPTED):
+                await self._head.bell.until(lambda: not self._busy())
                 if self.evidence.verdict(case).stage in DECIDED:
                     raise Closed
-                with trio.CancelScope() as scope:
-                    async with trio.open_nursery() as nursery:
-                        if tries < PREEMPTED:
-                            nursery.start_soon(self._give_way, scope)
-                        vote = await self._auditing.audit(case)
-                        nursery.cancel_scope.cancel()
-                    return vote
-        raise AssertionError("the last try is not interrupted")
+                if (work := await self._unless_busy(case)).done:
+                    return work.result()
+            return await self._auditing.audit(case)
 
-    async def _give_way(self, scope: trio.CancelScope) -> None:
-        await self._head.bell.until(self._busy)
-        scope.cancel()
+    async def _unless_busy(self, case: Case) -> Work:
+        work = Work()
+
+        async def do(scope: trio.CancelScope) -> None:
+            try:
+                work.vote = await self._auditing.audit(case)
+            except CannotAudit as error:
+                work.error = error
+            work.done = True
+            scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(do, nursery.cancel_scope)
+            await self._head.bell.until(self._busy)
+            nursery.cancel_scope.cancel()
+        return work
 
     async def _publish(self, case: Case, vote: Vote) -> None:
         self.audited += 1

@@ -13,7 +13,7 @@ import msgspec
 
 from protocols.messages import Aggregate, Input, Link, Twice
 from protocols.signatures import Signer, verify
-from sampling.peers import Round
+from sampling.peers import PeerId, Round
 from verify.claims import MERGED, TRAINED, VOTED, Claim, Merged, Vote, equivocate, inputs_digest, sealed
 from verify.digest import DIGEST_BYTES, Digest
 
@@ -74,9 +74,14 @@ def signed(aggregate: Aggregate, signer: Signer, run: bytes) -> Aggregate:
     return msgspec.structs.replace(aggregate, signature=signer.sign(MERGED, run, statement))
 
 
-@lru_cache(maxsize=CHECKED)
 def whole(aggregate: Aggregate, run: bytes) -> bool:
     """Its maker signed it, and each trainer its claim. Such an aggregate has a maker, inputs and a parent."""
+    return _whole(aggregate, aggregate.aggregators[:1], aggregate.signature, run)
+
+
+@lru_cache(maxsize=CHECKED)
+def _whole(aggregate: Aggregate, maker: tuple[PeerId, ...], signature: bytes, run: bytes) -> bool:
+    """`maker` and `signature` are its own: equal aggregates may differ in them."""
     if not aggregate.aggregators or not aggregate.inputs or len(aggregate.parent) != DIGEST_BYTES:
         return False
     merged = merged_of(aggregate)

@@ -70,6 +70,12 @@ class Case:
         return sealed(self.claim, *(vote.statement for vote in self.all_votes()))
 
     @property
+    def counts(self) -> tuple[int, int]:
+        """Auditors that agree, and that contradict."""
+        kinds = [kind for votes in self.votes.values() for kind in votes]
+        return kinds.count(True), kinds.count(False)
+
+    @property
     def doubted(self) -> bool:
         return any(False in kinds for kinds in self.votes.values())
 
@@ -170,7 +176,7 @@ class Evidence:
         if case is None:
             return "it names no claim"
         case = self.cases.get(case.claim, case)
-        if case.beacon != certificate.beacon:
+        if case.beacon.model != certificate.beacon.model:
             return UNKNOWN
         if case.claim not in self.cases and (doubt := ill_drawn(case, self.run, self.audit)) is not None:
             self.refused += 1
@@ -232,9 +238,9 @@ class Evidence:
         if case.made is None:
             found.wrong[case.model] = case.aggregate
         if self._lasts(case.round, now):
-            against = sum(False in kinds for kinds in case.votes.values())
+            agree, contradict = case.counts
             found.expelled.setdefault(
-                case.accused, f"{_of(case)}: {against} of {len(case.votes)} auditors contradict it"
+                case.accused, f"{_of(case)}: {contradict} of {agree + contradict} auditors contradict it"
             )
 
     def _lasts(self, since: Round, now: Round) -> bool:

@@ -132,8 +132,11 @@ class Input(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
 Inputs = Annotated[tuple[Input, ...], Meta(max_length=limits.COMMITTEE)]
 
 
-class Aggregate(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """theta_k by name: the mean of `inputs`, each trained from `parent`. Round 0 is theta0, with neither."""
+class Aggregate(Struct, frozen=True, array_like=True, forbid_unknown_fields=True, eq=False):
+    """theta_k by name: the mean of `inputs`, each trained from `parent`. Round 0 is theta0, with neither.
+
+    Two are equal if they tell the same story, whichever of the aggregators has signed it.
+    """
 
     round: RoundNumber
     model: Bytes32
@@ -141,6 +144,16 @@ class Aggregate(Struct, frozen=True, array_like=True, forbid_unknown_fields=True
     inputs: Inputs
     aggregators: Peers  # the one that signed comes first
     signature: Signature = b""
+
+    @property
+    def _story(self) -> tuple[object, ...]:
+        return self.round, self.model, self.parent, self.inputs, frozenset(self.aggregators)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Aggregate) and self._story == other._story
+
+    def __hash__(self) -> int:
+        return hash((self.model, self.round))
 
 
 class TrainedModel(Message, frozen=True, tag=20):

@@ -175,7 +175,8 @@ class Modest:
     @property
     def docket(self) -> Docket:
         certificates = self.auditor.certificates() if self.aggregator else self._before.certificates
-        return Docket(self.claims.all(), certificates, tuple(self.auditor.evidence.twice.values()))
+        candidates = tuple(self.auditor.candidates()) if certificates else ()
+        return Docket(self.claims.all(), certificates, tuple(self.auditor.evidence.twice.values()), candidates)
 
     @property
     def audits(self) -> AuditFigures | None:

@@ -14,7 +14,7 @@ from msgspec import Struct
 from protocols import limits
 from protocols.learner import LearnerError, Trained
 from protocols.messages import Certificate, Twice
-from sampling.peers import Round
+from sampling.peers import PeerId, Round
 from verify.digest import Digest
 
 KEPT = 4  # models: a claim is drawn within a round, and audited within a few
@@ -33,6 +33,7 @@ class Docket(Struct, frozen=True, array_like=True):
     claims: tuple[OwnClaim, ...] = ()
     certificates: tuple[Certificate, ...] = ()
     twice: tuple[Twice, ...] = ()
+    candidates: tuple[PeerId, ...] = ()  # who could have audited, if there are certificates
 
 
 class OwnClaims:

@@ -13,6 +13,7 @@ from protocols.messages import Aggregate
 from protocols.ownclaims import Docket
 from sampling.peers import PeerId, Round
 from verify.digest import Digest
+from verify.tally import Stage
 
 Phase = Literal["waiting", "training", "aggregating", "idle", "finished", "stalled"]
 
@@ -26,11 +27,27 @@ class Committee:
 
 
 @dataclass(frozen=True, slots=True)
+class AuditVerdict:
+    """A claim that somebody doubts, and how that stands."""
+
+    peer: PeerId  # whose claim
+    trained: bool  # an update; else an aggregate
+    round: Round
+    stage: Stage
+    claim: Digest
+    agree: int  # auditors
+    contradict: int
+
+
+@dataclass(frozen=True, slots=True)
 class AuditFigures:
+    """Since this process started; verdicts of former lives are among them."""
+
     audited: int  # by us
     doubted: int  # of those
     unable: int  # audits that could not be done here
     refused: int  # votes and certificates that do not hold
+    verdicts: tuple[AuditVerdict, ...]
 
 
 @dataclass(frozen=True, slots=True)

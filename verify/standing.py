@@ -229,6 +229,10 @@ class Standing:
         self._expelled, self._suspended = dict(expelled), dict(suspended)
         return sorted({*expelled, *suspended} - before)
 
+    def why(self, peer: PeerId) -> str:
+        """It was sentenced; "" if it was not."""
+        return self._expelled.get(peer) or self._suspended.get(peer, "")
+
     @property
     def expelled(self) -> Mapping[PeerId, str]:
         return self._expelled

@@ -320,7 +320,8 @@ class Swarm:
         return [await self._start(len(self.members), roles, State(), learner) for _ in range(count)]
 
     async def restart(self, member: Member) -> Member:
-        """The machine is back, with what was saved on it."""
+        """The machine is back, with what was saved on it: it may not know what the others did last."""
+        self.disturbed_s = trio.current_time()
         return await self._start(member.index, [Role.TRAINER], member.saved[-1], {}, member.blobs)
 
     async def _start(
