@@ -47,6 +47,14 @@ class Train(Part, frozen=True):
     seed: int
 
 
+class Replay(Part, frozen=True):
+    """Train as another node, on its shard. Answered by Improved, the model stored."""
+
+    parent: bytes
+    seed: int
+    shard: str
+
+
 class Evaluate(Part, frozen=True):
     """Answered by Scored."""
 
@@ -178,7 +186,8 @@ class Failed(Part, frozen=True):
 
 
 StepAsk: TypeAlias = Probe | Add | Sum | Restore | Score | ExportSum
-ModelAsk: TypeAlias = Start | Initial | Train | Evaluate | Export | StepAsk  # these use the torch model, one at a time
+# These use the torch model, one at a time.
+ModelAsk: TypeAlias = Start | Initial | Train | Replay | Evaluate | Export | StepAsk
 BlobAsk: TypeAlias = Merge | Check | Sketch  # these need no model, and are answered while one trains
 Ask: TypeAlias = ModelAsk | BlobAsk
 Answer: TypeAlias = Ready | Done | Checked | Sketched | Improved | Probed | Summed | Scored | Failed

@@ -52,11 +52,18 @@ class InlineSwarm:
         self.engine = Engine(config)
         self.theta0 = self.engine.initial()
         self._evaluations: OrderedDict[Digest, tuple[Batch, dict[str, float]]] = OrderedDict()
+        self._shards: dict[str, Data] = {}  # that were replayed
         self._sums: Sums | None = None
 
     def learner(self, shard: Shard, blobs: Blobs, cost: Cost = Cost()) -> InlineLearner:
         """Raises TaskError, LearnerError."""
         return InlineLearner(self, self.engine.data(shard), blobs, cost)
+
+    def others(self, shard: str) -> Data:
+        """Raises Unfit, LearnerError."""
+        if shard not in self._shards:
+            self._shards[shard] = self.engine.others(shard)
+        return self._shards[shard]
 
     def sums(self, data: Data) -> Sums:
         """Made at the first call, with whoever's data: other protocols need none. Raises LearnerError."""
@@ -101,7 +108,13 @@ class InlineLearner:
         return await self._blobs.put(self._swarm.theta0)
 
     async def train(self, parent: Digest, round: Round, *, seed: int) -> Trained:
-        update = self._engine.train(await self._blob(parent), self._data, seed=seed)
+        return await self._trained(parent, self._data, seed)
+
+    async def replay(self, parent: Digest, round: Round, *, seed: int, shard: str) -> Trained:
+        return await self._trained(parent, self._swarm.others(shard), seed)
+
+    async def _trained(self, parent: Digest, data: Data, seed: int) -> Trained:
+        update = self._engine.train(await self._blob(parent), data, seed=seed)
         seconds = update.steps * self._cost.batch_s
         await trio.sleep(seconds)
         model = await self._blobs.put(update.blob)

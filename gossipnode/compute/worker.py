@@ -88,8 +88,10 @@ class Bench:
                 return self._start(config), b""
             case calls.Initial():
                 return calls.Done(), self.store(self.engine.initial())
-            case calls.Train():
-                return self._train(ask, stop)
+            case calls.Train(parent, seed):
+                return self._train(parent, self.data, seed, stop)
+            case calls.Replay(parent, seed, shard):
+                return self._train(parent, self.engine.others(shard), seed, stop)
             case calls.Evaluate(model):
                 metrics = self.engine.evaluate(self.read(model), self.data)
                 return calls.Scored(metrics, len(self.data.test[0]), model), b""
@@ -122,9 +124,9 @@ class Bench:
         samples, spent = len(self.data.rows), self.stepping.spent()
         return calls.Ready(template.parameters, template.size, samples, source, spent, self.engine.sum_bytes)
 
-    def _train(self, ask: calls.Train, stop: Callable[[], bool]) -> Outcome:
+    def _train(self, parent: bytes, data: Data, seed: int, stop: Callable[[], bool]) -> Outcome:
         began = time.monotonic()
-        update = self.engine.train(self.read(ask.parent), self.data, seed=ask.seed, stop=stop)
+        update = self.engine.train(self.read(parent), data, seed=seed, stop=stop)
         stored = self.store(update.blob)
         return calls.Improved(update.samples, update.steps, update.loss, time.monotonic() - began), stored
 

@@ -24,7 +24,7 @@ from gossipnode.learn.merge import Shape, merged
 from gossipnode.learn.models import Models
 from gossipnode.learn.names import last_line
 from gossipnode.learn.rules import Rules
-from gossipnode.learn.shard import Shard
+from gossipnode.learn.shard import Shard, shard_named
 from gossipnode.learn.spsa import Probed, Spsa
 from gossipnode.learn.task import Batch, Data, TaskError, load_task
 from protocols.learner import LearnerError, Unfit
@@ -76,6 +76,13 @@ class Engine:
             if len(data.rows) and not 0 <= int(data.rows.min()) <= int(data.rows.max()) < len(data.pool[0]):
                 raise TaskError(f"task {self.config.task!r}: data() names rows beyond its pool of {len(data.pool[0])}")
         return Data(self._moved(data.pool), data.rows.to(self.device), self._moved(data.test))
+
+    def others(self, shard: str) -> Data:
+        """Another node's examples, by its description. Raises Unfit if there are none such, LearnerError."""
+        try:
+            return self.data(shard_named(shard))
+        except TaskError as error:
+            raise Unfit(str(error)) from error
 
     def initial(self) -> bytes:
         """theta0, of a model fresh from the seed, so that it does not matter what was trained before."""
