@@ -13,6 +13,7 @@ from gossipnode.errors import OperatorError
 from gossipnode.learn.config import LearnerConfig
 from gossipnode.newrun import settings_tables
 from gossipnode.toml import typed
+from protocols.learner import LearnerError, Unfit
 
 if TYPE_CHECKING:  # torch takes seconds to import, and a mistyped option should not
     from gossipnode.calibration import Calibration, Row
@@ -29,7 +30,10 @@ def calibrate_command(
 
     console, errors = Console(), Console(stderr=True)
     plan = Plan(shards=shards, works=works, trials=trials, seed=seed, bfloat16=bfloat16)
-    found = Calibrator(Engine(config), plan).run(errors.print)
+    try:
+        found = Calibrator(Engine(config), plan).run(errors.print)
+    except (LearnerError, Unfit) as error:
+        raise OperatorError(str(error)) from error
     console.print(table_of(found, task))
     for line in summary(found):
         console.print(line, highlight=False)

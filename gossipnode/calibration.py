@@ -20,6 +20,7 @@ from gossipnode.learn.deviations import Trainings, Way, Work, cheating_ways, hon
 from gossipnode.learn.encoding import Vector, decode
 from gossipnode.learn.engine import Engine
 from gossipnode.learn.shard import Shard
+from protocols.learner import Unfit
 from verify.binomial import at_most, bounds
 from verify.lsh import BITS, NO_NORM, NORMS_PER_OCTAVE, SEED_BYTES, Signature, Tolerance, agrees, distance
 from verify.simhash import signature
@@ -82,7 +83,7 @@ Updates = Mapping[str, Vector]
 
 
 class Calibrator:
-    """One task. Raises TaskError, LearnerError where the task does."""
+    """One task. Raises TaskError, LearnerError where the task does, and Unfit if it cannot be trained so."""
 
     def __init__(self, engine: Engine, plan: Plan) -> None:
         torch.set_num_threads(1)
@@ -152,8 +153,10 @@ class Calibrator:
 
 
 def furthest(updates: Updates) -> float:
-    """From the reference, relative to its length."""
+    """From the reference, relative to its length. Raises Unfit if it has none."""
     ours = updates[REFERENCE].astype(np.float64)
+    if not ours.any():
+        raise Unfit("training changes nothing; a higher training.lr may help")
     return max(float(np.linalg.norm(each - ours)) for each in updates.values()) / float(np.linalg.norm(ours))
 
 

@@ -31,6 +31,7 @@ ROW: Final = BITS
 ROWS: Final = 256  # in a block: float32 sums of so many terms are good to six digits
 BLOCK: Final = ROW * ROWS
 ROUNDS: Final = 2  # of mixing: one leaves vectors of two non-zeros with a standard deviation of 0.2
+WIDTHS: Final = (1, 2, 4, 8, 16, 32, 64, 128)  # of the butterflies of a Hadamard transform of ROW
 _WORDS: Final = ROW // 64  # of random signs, a row
 _GAMMA: Final = np.uint64(0x9E3779B97F4A7C15)  # splitmix64 (Steele, Lea, Flood 2014): 2^64 / golden ratio
 _MIX1: Final = np.uint64(0xBF58476D1CE4E5B9)
@@ -71,7 +72,7 @@ class Sketch:
     def signature(self) -> Signature:
         """Raises ValueError if a value, or a sum of a block's, was beyond float32. Nothing can be added then."""
         self._block[self._filled :] = 0
-        self._add(self._block)
+        self._add(self._block[: -(-self._filled // ROW) * ROW])
         bins = self._bins[:ROW] + self._bins[ROW:]
         if not np.isfinite(bins).all():
             raise ValueError("a value is not finite, or too large")
@@ -111,11 +112,11 @@ def mixed(bins: Doubles, seed: np.uint64) -> Doubles:
     sign depends on is left out."""
     for round in range(ROUNDS):
         bins = bins * _signs(seed, round * _WORDS)
-        width = 1
-        while width < ROW:
-            pairs = bins.reshape(-1, 2, width)
-            bins = np.stack([pairs[:, 0] + pairs[:, 1], pairs[:, 0] - pairs[:, 1]], axis=1).reshape(-1)
-            width *= 2
+        for width in WIDTHS:
+            before, bins = bins.reshape(-1, 2, width), np.empty_like(bins)
+            after = bins.reshape(-1, 2, width)
+            np.add(before[:, 0], before[:, 1], out=after[:, 0])
+            np.subtract(before[:, 0], before[:, 1], out=after[:, 1])
     return bins
 
 

@@ -18,9 +18,10 @@ from torch import Tensor
 
 from gossipnode.learn import sgd
 from gossipnode.learn.encoding import Template, Vector, decode, encode
-from gossipnode.learn.engine import never
+from gossipnode.learn.engine import REMEDY, never
 from gossipnode.learn.flat import Flat
 from gossipnode.learn.task import Batch, Task
+from protocols.learner import Unfit
 from protocols.manifest import Training
 
 NOISE: Final = 0.1  # of the update's own length
@@ -58,7 +59,7 @@ class Trainings:
         device: str = "cpu",
         double: bool = False,
     ) -> Vector:
-        """(P,), as it travels. `cut` makes other batches of those that are due."""
+        """(P,), as it travels. `cut` makes other batches of those that are due. Raises Unfit."""
         self.count += 1
         flat, training = self._flat(device, double), training or self.training
         flat.load(work.parent)
@@ -67,7 +68,10 @@ class Trainings:
         batches = [batch.to(device) for batch in (cut(batches) if cut else batches)]
         moved = tuple(tensor.to(device) for tensor in pool or self.pool)
         sgd.descend(flat, self.task, moved, batches, training, stop=never)
-        return decode(encode(flat.read().astype(np.float32), self.template), self.template)
+        try:
+            return decode(encode(flat.read().astype(np.float32), self.template), self.template)
+        except ValueError as error:
+            raise Unfit(f"after training, {error}; {REMEDY}") from error
 
     def _flat(self, device: str, double: bool) -> Flat:
         if (device, double) not in self._flats:

@@ -80,6 +80,8 @@ def test_the_command_names_what_to_set() -> None:
         (["--task", "digit"], "did you mean 'digits'?"),
         (["--set", "modest.trainers=4"], "--set modest: does not change an update"),
         (["--set", "training.lr=fast"], "training.lr"),
+        (["--set", "training.lr=100", "--set", "training.weight_decay=1"], "a lower training.lr may help"),
+        (["--set", "training.lr=1e-30"], "training changes nothing; a higher training.lr may help"),
     ],
 )
 def test_what_the_operator_can_mend(words: list[str], line: str) -> None:
