@@ -27,6 +27,7 @@ STYLES: Final = {
     "good": "green",
     "suspect": "yellow",
     "quarantined": "red",
+    "expelled": "red",
     "training": "bold green",
     "aggregating": "bold green",
     "finished": "bold cyan",
