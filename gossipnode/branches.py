@@ -12,12 +12,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gossipnode.checkers import World
 from protocols.chain.draws import genesis
 from protocols.chain.forks import Node
 from protocols.chain.plan import step_of
 from protocols.chain.rules import Rules
 from protocols.onebyte.conversation import OneByte
+from protocols.training import Training
 from sampling.peers import PeerId
 from verify.digest import Digest
 
@@ -37,13 +37,14 @@ class Branches:
         self._rules, self._run = rules, run
         self._blocks: dict[Digest, _Seen] = {}
 
-    def learn(self, world: World) -> None:
-        for seen in world.nodes:
-            assert isinstance(seen.node.protocol, OneByte)
-            node: Node | None = seen.node.protocol.book.tip
-            while node is not None and node.parent is not None and node.digest not in self._blocks:
-                self._blocks[node.digest] = self._seen(node, node.parent)
-                node = node.parent
+    def learn(self, protocol: Training) -> None:
+        """The branch that this node follows. To be told whenever it follows another block: later it may have
+        forgotten."""
+        assert isinstance(protocol, OneByte)
+        node: Node | None = protocol.book.tip
+        while node is not None and node.parent is not None and node.digest not in self._blocks:
+            self._blocks[node.digest] = self._seen(node, node.parent)
+            node = node.parent
 
     def _seen(self, node: Node, parent: Node) -> _Seen:
         updates = step_of(node, self._rules, self._run).updates

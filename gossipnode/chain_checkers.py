@@ -46,7 +46,6 @@ class CertifiedStays:
         self._newest: dict[str, tuple[int, int, Digest]] = {}  # by machine: in which life, height, block
 
     def look(self, world: World) -> Iterator[Finding]:
-        self._branches.learn(world)
         for seen in world.nodes:
             book = book_of(seen)
             certified, (life, height, block) = book.chain.certified, self._before(seen)
@@ -75,7 +74,6 @@ class OneHistory:
         self._certified: dict[int, tuple[Digest, str]] = {}  # by height: the block, and who was first
 
     def look(self, world: World) -> Iterator[Finding]:
-        self._branches.learn(world)
         for seen in world.nodes:
             certified = book_of(seen).chain.certified
             block, first = self._certified.setdefault(certified.height, (certified.digest, seen.name))
@@ -97,7 +95,6 @@ class OneBranch:
         self._since_s: float | None = None
 
     def look(self, world: World) -> Iterator[Finding]:
-        self._branches.learn(world)
         tips = {seen.name: book_of(seen).tip for seen in world.nodes}
         height = max(0, min((tip.height for tip in tips.values()), default=0) - self._depth)
         there = {name: self._branches.at(tip.digest, height) for name, tip in tips.items()}
@@ -120,7 +117,6 @@ class ExactA:
         self._digests: dict[Digest, Digest] = {}
 
     def look(self, world: World) -> Iterator[Finding]:
-        self._branches.learn(world)
         for seen in world.nodes:
             at = onebyte_of(seen).follower.at
             if at is None or seen.a is None or (expected := self._digest(at, seen)) is None:
@@ -170,7 +166,7 @@ class BoundedBook:
 
 class FewVoid:
     """Of what honest nodes signed while nothing disturbed them, at most a stated share counts for nothing in the
-    certified history."""
+    certified history. What a fault may have made void, one branch of a partition say, is not judged."""
 
     def __init__(self, branches: Branches, rules: Rules, most: float) -> None:
         self._branches, self._window, self._most = branches, rules.window, most
@@ -180,14 +176,11 @@ class FewVoid:
         self.judged = 0
         self.void = 0
 
-    @property
-    def share(self) -> float | None:
-        return self.void / self.judged if self.judged else None
-
     def look(self, world: World) -> Iterator[Finding]:
-        self._branches.learn(world)
-        for seen in world.nodes:
-            self._open += seen.entries if world.calm_s > 0 else ()
+        if world.calm_s < SETTLED_S and world.calm_since_s != 0.0:  # 0: there was none yet
+            self._open.clear()
+            return
+        self._open += [entry for seen in world.nodes for entry in seen.entries]
         newest = max(
             (book_of(seen).chain.certified for seen in world.nodes), key=lambda node: node.height, default=None
         )
@@ -204,14 +197,13 @@ class FewVoid:
             yield finding(self, world, self._upto, [], share)
 
 
-def chain_checkers(progress_s: float, rules: Rules, run: bytes, void_share: float) -> list[Checker]:
-    branches = Branches(rules, run)
+def chain_checkers(branches: Branches, rules: Rules, progress_s: float) -> list[Checker]:
+    """But for FewVoid. `branches` is to be told of every block that any node follows."""
     return [
         CertifiedStays(branches),
         OneHistory(branches),
         OneBranch(branches, rules),
         ExactA(branches),
         BoundedBook(rules),
-        FewVoid(branches, rules, void_share),
         *common_checkers(progress_s),
     ]

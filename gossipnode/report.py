@@ -52,6 +52,16 @@ class Digests(msgspec.Struct, frozen=True, kw_only=True):
     distinct: int
 
 
+class ChainOf(msgspec.Struct, frozen=True, kw_only=True):
+    """Of one-byte training: the least of what the nodes have, and the sum of what they did."""
+
+    height: int
+    certified_height: int
+    final: int  # nodes whose status says that certification keeps up
+    reorganisations: int
+    dropped: dict[str, str]  # by node: the last branch that it left, in words
+
+
 class CommitteeOf(msgspec.Struct, frozen=True, kw_only=True):
     round: int
     trainers: list[str]  # whose models were merged
@@ -117,6 +127,19 @@ def report_of(
         offences=[offence for status in honest.values() for offence in status.offences],
         adversaries=hostile,
         **_judged(list(honest.values()), hostile),
+    )
+
+
+def chain_of(statuses: Mapping[str, Status]) -> ChainOf | None:
+    chains = {name: status.chain for name, status in statuses.items() if status.chain is not None}
+    if not chains:
+        return None
+    return ChainOf(
+        height=min(chain.height for chain in chains.values()),
+        certified_height=min(chain.certified_height for chain in chains.values()),
+        final=sum(chain.final for chain in chains.values()),
+        reorganisations=sum(chain.reorganisations for chain in chains.values()),
+        dropped={name: chain.dropped_branch for name, chain in chains.items() if chain.dropped_branch is not None},
     )
 
 

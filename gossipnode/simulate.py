@@ -106,9 +106,24 @@ def _with_progress(scenario: Scenario, rounds: int, console: Console) -> Outcome
         return run(scenario, tell)
 
 
+def _chain_lines(report: SimulationReport) -> list[str]:
+    chain = report.chain
+    if chain is None:
+        return []
+    lines = [
+        f"chain             height {chain.height}, certified up to {chain.certified_height}, "
+        f"final at {chain.final} of {report.nodes} nodes, {chain.reorganisations} reorganisations"
+    ]
+    if report.entries:
+        lines.append(f"entries           {report.void} of {report.entries} signed undisturbed count for nothing")
+    return lines + [f"dropped           {node}: {what}" for node, what in chain.dropped.items()]
+
+
 def _tell(outcome: Outcome, console: Console) -> None:
     report = outcome.report
     for line in summary(report):
+        console.print(line)
+    for line in _chain_lines(report):
         console.print(line)
     for event in report.events:
         struck = f"{len(event.nodes)} nodes" if event.nodes else ""

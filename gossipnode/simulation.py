@@ -20,6 +20,7 @@ import trio
 
 from gossipnode.adversaries.bent import Gang
 from gossipnode.adversaries.kinds import KINDS
+from gossipnode.branches import Branches
 from gossipnode.chain_checkers import FewVoid, chain_checkers
 from gossipnode.checkers import Belief, Checker, Checks, Finding, World
 from gossipnode.compute.inline import InlineLearner, InlineSwarm
@@ -38,8 +39,8 @@ from gossipnode.modest_checkers import modest_checkers
 from gossipnode.net.simulated import Conditions, Trace, simulate_network
 from gossipnode.net.virtual_time import run_deterministic
 from gossipnode.newrun import draft
-from gossipnode.node import Run
-from gossipnode.report import Report, agreed, report_of
+from gossipnode.node import Node, Run
+from gossipnode.report import ChainOf, Report, agreed, chain_of, report_of
 from gossipnode.status.report import Status
 from gossipnode.trainings import Finished
 from protocols.amendments import SignedManifest, present, sign
@@ -50,7 +51,7 @@ from sampling.peers import Round
 
 NEWCOMERS = 100  # that are given the same member's address; it has room for limits.LINKS links
 TICK_S = 1.0  # virtual seconds between two looks at the swarm
-AGREE_S = 300.0  # virtual seconds after the last fault in which all must come to one last model
+AGREE_S = 300.0  # virtual seconds in which all who are done must come to one last model
 VOID_SHARE = 0.02
 PROGRESS_S = 900.0  # virtual seconds in which every living node must move on once the last fault is over
 
@@ -81,7 +82,9 @@ class SimulationReport(Report, frozen=True, kw_only=True):
     events: list[Happened]
     curve: list[Point]
     broken: list[Finding]  # what the checkers found
-    voided: float | None = None  # share of honest entries that count for nothing in what is certified of a chain
+    chain: ChainOf | None = None
+    entries: int = 0  # of one-byte training, undisturbed, of which the certified history tells whether they count
+    void: int = 0  # of them, those that count for nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +137,8 @@ class Swarm:
         self._curve = Curve(self._compute, [self._shard(0)])
         self._faults = Faults(self, scenario.events, scenario.seed)
         self._checks: Checks
-        self._void: FewVoid | None = None
+        self._branches: Branches | None = None  # of a chain
+        self._few_void: FewVoid | None = None
 
     async def run(self) -> tuple[SimulationReport, bool]:
         scenario = self.scenario
@@ -215,33 +219,42 @@ class Swarm:
     def _checkers(self, manifest: Manifest) -> list[Checker]:
         within_s = self.scenario.progress_s
         if manifest.protocol == "onebyte":
-            checkers = chain_checkers(within_s, chain_rules(manifest), self._signed.run, self.scenario.void_share)
-            self._void = next(each for each in checkers if isinstance(each, FewVoid))
-            return checkers
+            rules = chain_rules(manifest)
+            self._branches = Branches(rules, self._signed.run)
+            self._few_void = FewVoid(self._branches, rules, self.scenario.void_share)
+            return [*chain_checkers(self._branches, rules, within_s), self._few_void]
         return modest_checkers(within_s)
 
     def _learnt(self, member: Member, made: Finished) -> None:
         if not member.honest:
             return
         self._news.append(Belief(member.name, made, trio.current_time()))
+        self._witness(member.node)
         if made.round > self.highest:
             self.highest = Round(made.round)
             if self.scenario.curve:
                 self._curve.add(made, member, trio.current_time(), self._wire_bytes(), self.members)
             self._bell.ring()
 
+    def _witness(self, node: Node) -> None:
+        if self._branches is not None:
+            self._branches.learn(node.protocol)
+
     def _wire_bytes(self) -> int:
         return sum(life.transport.traffic().wire_sent for member in self.members for life in member.lives)
 
     async def _watch(self) -> bool:
         """Until all has happened and every living node has evaluated the last model; False if that takes too long."""
+        done_since_s = 0.0
         while True:
             self._check()
             living = [member for member in self._honest() if member.alive]
             done = sum(member.done() for member in living)
             now = trio.current_time()
             self._tell(Tick(self.highest, now, done))
-            if done == len(living) and self._faults.over and (self._agreed(living) or self._settled(now)):
+            if done < len(living) or not self._faults.over:
+                done_since_s = now
+            elif self._agreed(living) or now - done_since_s > AGREE_S:
                 return True
             if now > self.scenario.limit_s or self._checks.stuck:
                 return False
@@ -253,14 +266,11 @@ class Swarm:
     def _agreed(self, living: Sequence[Member]) -> bool:
         return len({member.node.protocol.model for member in living}) <= 1
 
-    def _settled(self, now_s: float) -> bool:
-        """Those who still disagree have had their time."""
-        calm_since_s = self._faults.calm_since
-        return calm_since_s is not None and now_s - calm_since_s > AGREE_S
-
     def _check(self) -> None:
         news, self._news = self._news, []
         seen = [member.seen() for member in self._honest() if member.alive and not member.frozen]
+        for each in seen:
+            self._witness(each.node)
         world = World(
             now_s=trio.current_time(),
             calm_since_s=self._faults.calm_since,
@@ -287,7 +297,9 @@ class Swarm:
             events=self._faults.happened,
             curve=self._curve.points,
             broken=self._checks.findings,
-            voided=self._void.share if self._void else None,
+            chain=chain_of({name: status for name, status in living.items() if name not in hostile}),
+            entries=0 if self._few_void is None else self._few_void.judged,
+            void=0 if self._few_void is None else self._few_void.void,
         )
 
 

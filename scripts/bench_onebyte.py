@@ -52,7 +52,7 @@ def measured(row: Row, seeds: int, say: Callable[[str], None]) -> dict[str, Any]
     return {
         "name": row.name,
         "setting": asdict(chosen),
-        "multiplier": chosen.rules().multiplier,
+        "multiplier": chosen.multiplier,
         "grid": {lr: [asdict(one) for one in found] for lr, found in grid.items()},
         "test": [one.test for one in grid[best]],
         "floats": [one.test for one in floats],

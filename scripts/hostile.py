@@ -59,7 +59,7 @@ def row_of(kind: str, seed: int, outcome: Outcome) -> Row:
         accuracy=report.accuracy.mean,
         left=sum(name in LEFT for name in found),
         blocks=hostile / max(1, len(makers)),
-        voided=report.voided or 0.0,
+        voided=report.void / max(1, report.entries),
         caught=len(report.caught),
         expelled=len(set(report.expelled) & set(report.adversaries)),
         falsely=len(report.falsely_expelled),

@@ -59,7 +59,9 @@ class Asker:
         self.began_s = trio.current_time()
         self._asked_s = self.began_s
         self._jitter = parts.rng.uniform(0.5, 1.5)
-        self._fruitless = 0  # questions in a row that brought no new tip
+        self._wanted: Missing | Digest | None = None  # what we were after when we last asked
+        self._asked_at: Digest | None = None  # our tip then
+        self._fruitless = 0  # questions in a row that were after the same
         self._lost = 0  # questions in a row without an answer
         self._lacks = False  # we know of something that we do not have
         parts.desk.on(AskChain, self._on_ask)
@@ -71,14 +73,22 @@ class Asker:
         async with trio.open_nursery() as nursery:
             while True:
                 await self._until_due()
-                before = self._wanting()
+                self._look()
                 if (peer := self._whom()) is not None and len(nursery.child_tasks) < AT_ONCE:
                     nursery.start_soon(self.catch_up_with, peer)
                 self._asked_s, self._jitter = trio.current_time(), self._parts.rng.uniform(0.5, 1.5)
                 await trio.sleep(BREATH_S)
-                after = self._wanting()
-                self._fruitless = 0 if after != before else self._fruitless + 1
-                self._lacks = isinstance(after, Missing)
+
+    def begin(self) -> None:
+        """Nobody was late before now, and no question in vain."""
+        self.began_s, self._wanted = trio.current_time(), None
+        self._asked_at = None
+
+    def _look(self) -> None:
+        """Has anything come of the last question?"""
+        before, self._wanted, self._asked_at = self._wanted, self._wanting(), self._book.tip.digest
+        self._fruitless = self._fruitless + 1 if self._wanted == before else 0
+        self._lacks = isinstance(self._wanted, Missing)
 
     def _wanting(self) -> Missing | Digest:
         """What we are after: what is lacking, or else what comes after the tip. Who names what does not exist must not
@@ -99,7 +109,8 @@ class Asker:
     def _due_s(self) -> float:
         book, floor_s = self._book, self._parts.manifest.timing.round_floor_s
         deadline_s = max(book.pace.deadline_s, FINISHED_S if book.finished else 0.0)
-        soon_s = min(deadline_s, floor_s / HASTE * GROWTH ** min(self._fruitless, FRUITLESS))
+        fruitless = min(self._fruitless, FRUITLESS) if book.tip.digest == self._asked_at else 0
+        soon_s = min(deadline_s, floor_s / HASTE * GROWTH**fruitless)
         late_s = self._asked_s if self._lacks else max(book.pace.came_at(book.tip), self.began_s) + LATE * floor_s
         if book.finished and not self._lacks:
             return self._asked_s + self._jitter * deadline_s

@@ -34,7 +34,7 @@ class Leader:
         with trio.move_on_after(manifest.timing.round_ceiling_s):
             while self._book.tip.height == 0 and len(view.present()) < manifest.start_peers:  # noqa: ASYNC110  # a view has no bell
                 await trio.sleep(LOOK_S)
-        self._asker.began_s = trio.current_time()  # nobody was late before that
+        self._asker.begin()
 
     def _rank(self, parent: Node) -> int | None:
         """None: there is nothing for us to propose on it."""

@@ -16,7 +16,7 @@ import torch
 from gossipnode.learn.accountant import Privacy
 from gossipnode.learn.flat import Flat
 from gossipnode.learn.kernels.signs import Floats, signs
-from gossipnode.learn.rules import LEVELS, Rules, multiplier_for
+from gossipnode.learn.rules import LEVELS, Rules
 from gossipnode.learn.shard import Shard
 from gossipnode.learn.spsa import Spsa, from_bytes
 from gossipnode.learn.task import Batch, Data, Task, load_task
@@ -40,18 +40,23 @@ class Setting:
     task: str = "digits"
 
     def rules(self) -> Rules:
-        size = {"probes": self.probes, "seats": self.seats, "quantum_exponent": self.quantum_exponent}
-        first = multiplier_for(self.lr, clip=self.clip, **size)
         return Rules(
             probes=self.probes,
             eps=self.eps,
             clip=self.clip,
             batch=self.batch,
             quantum_exponent=self.quantum_exponent,
-            multiplier=first,
-            multiplier_last=max(1, first // 10),
-            steps=self.steps,
         )
+
+    @property
+    def multiplier(self) -> int:
+        """Of the first step: the nearest to the learning rate."""
+        return max(1, round(self.lr / (self.probes * self.seats) * self.clip / LEVELS / 2.0**self.quantum_exponent))
+
+    def multiplier_at(self, step: int) -> int:
+        """`step` counts from 0."""
+        fallen = (self.multiplier - max(1, self.multiplier // 10)) * min(step, self.steps) // self.steps
+        return self.multiplier - fallen
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +114,7 @@ def train(
             saturated += probed.saturated
             seeds += own
             scalars.append(from_bytes(probed.scalars))
-        spsa.add(np.array(seeds, dtype=np.uint64), np.concatenate(scalars) * rules.multiplier_at(step))
+        spsa.add(np.array(seeds, dtype=np.uint64), np.concatenate(scalars) * setting.multiplier_at(step))
     share = saturated / (setting.steps * setting.seats * rules.probes)
     reach = int(np.abs(np.frombuffer(spsa.snapshot(), dtype="<i4")).max())
     return Trained(accuracy(task, flat, validation), accuracy(task, flat, test), share, reach)
@@ -133,7 +138,7 @@ def train_with_floats(setting: Setting, seed: int) -> Trained:
                 rows = data.rows[torch.randperm(len(data.rows), generator=draw)[: rules.batch]]
                 batch = tuple(tensor[rows] for tensor in data.pool)
                 gained -= _slope(task, flat, batch, theta, rules.eps * z, rules.eps) * z
-        theta += unit * rules.multiplier_at(step) * gained
+        theta += unit * setting.multiplier_at(step) * gained
     return Trained(accuracy(task, flat, validation), accuracy(task, flat, test))
 
 

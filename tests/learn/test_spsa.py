@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import random
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from gossipnode.learn.accountant import Privacy
 from gossipnode.learn.flat import Flat
 from gossipnode.learn.kernels.signs import signs
-from gossipnode.learn.rules import Rules, multiplier_for
+from gossipnode.learn.rules import Rules
 from gossipnode.learn.sgd import Stopped
 from gossipnode.learn.shard import Shard
 from gossipnode.learn.spsa import Spsa, example_losses, from_bytes, to_bytes
@@ -280,29 +279,3 @@ def test_secret_batches_have_the_size_on_average_that_the_accountant_assumes(mon
 def _counter() -> Callable[[int], int]:
     state = iter(range(10**6))
     return lambda bits: next(state)
-
-
-# -- rules ------------------------------------------------------------------------------------------------------------
-
-
-def test_the_multiplier_falls_evenly_in_whole_numbers() -> None:
-    rules = Rules(multiplier=50, multiplier_last=5, steps=100)
-    found = [rules.multiplier_at(step) for step in range(120)]
-    assert found[0] == 50
-    assert found[100:] == [5] * 20
-    assert found == sorted(found, reverse=True)
-    assert {a - b for a, b in itertools.pairwise(found)} <= {0, 1}
-    assert Rules(multiplier=7, multiplier_last=7).multiplier_at(10**9) == 7
-
-
-def test_the_default_rules_cannot_overflow() -> None:
-    rules = Rules()
-    assert rules.reach(8, rules.steps) < 2**31
-    assert rules.reach(3, 600) == 127 * rules.probes * 3 * sum(rules.multiplier_at(step) for step in range(600))
-
-
-def test_the_default_multiplier_is_that_of_a_learning_rate_of_three_tenths_with_eight_seats() -> None:
-    rules = Rules()
-    size = {"probes": rules.probes, "seats": 8, "quantum_exponent": rules.quantum_exponent}
-    assert multiplier_for(0.3, clip=rules.clip, **size) == rules.multiplier
-    assert multiplier_for(1e-9, clip=rules.clip, **size) == 1

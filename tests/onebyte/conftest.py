@@ -320,6 +320,13 @@ async def lossy_swarm() -> AsyncIterator[MakeSwarm]:
         yield make
 
 
+@pytest.fixture
+async def far_lossy_swarm() -> AsyncIterator[MakeSwarm]:
+    """Likewise, and an answer takes longer than any haste."""
+    async with swarms(Conditions(delay=0.15, gossip_loss=0.3, request_loss=0.3)) as make:
+        yield make
+
+
 @pytest.fixture(scope="session")
 def is_covered() -> Callable[[Promises, AnyMessage], bool]:
     return covered

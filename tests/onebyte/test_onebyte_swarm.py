@@ -51,6 +51,17 @@ async def test_three_in_ten_messages_are_lost(lossy_swarm: Any, autojump_clock: 
     assert min(member.node.certified_height for member in swarm.members) >= 16
 
 
+async def test_losses_far_away_do_not_make_anybody_ask_ever_more_rarely(
+    far_lossy_swarm: Any,  # noqa: ANN401
+    autojump_clock: MockClock,
+) -> None:
+    """An answer that came late was taken for none: questions became rare, and the deadline learned from that long."""
+    swarm = far_lossy_swarm(seats=8)
+    await swarm.start(8)
+    await swarm.until_height(30, within_s=150)
+    assert max(member.node.book.pace.deadline_s for member in swarm.members) < 6
+
+
 async def test_one_is_killed_and_one_joins(make_swarm: Any, autojump_clock: MockClock) -> None:  # noqa: ANN401
     swarm = make_swarm(founders=7)
     members = await swarm.start(7)

@@ -33,7 +33,7 @@ KEYS = {
     "falsely_expelled": None,
     "missed": None,
 }
-SIMULATED = {"seed", "trace", "virtual_s", "events", "curve", "broken", "voided"}
+SIMULATED = {"seed", "trace", "virtual_s", "events", "curve", "broken", "chain", "entries", "void"}
 SMALL = ("--nodes", "5", "--rounds", "3", "--task", "digits")
 
 
