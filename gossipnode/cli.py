@@ -232,6 +232,29 @@ def verify(context: click.Context, home: Path | None) -> None:
     sys.exit(0 if holds else 1)
 
 
+@main.command(short_help="Check a certificate: why a peer was expelled.")
+@click.argument("file", type=FILE)
+@click.option(
+    "--home",
+    metavar="DIR",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="A node's folder: the certificate must be of its run, and --replay finds the models there.",
+)
+@click.option("--replay", is_flag=True, help="Do the claimed work again, and compare; needs --home.")
+def audit(file: Path, home: Path | None, replay: bool) -> None:
+    """Check a certificate, as a node keeps them in its home's certificates/, without a network: signatures, the draw,
+    each vote, and the verdict.
+
+    Exit code 0 if all of it holds, else 1.
+    """
+    from gossipnode.certificates import audit_command
+
+    lines, holds = audit_command(file, home, replay=replay)
+    for line in lines:
+        click.echo(line)
+    sys.exit(0 if holds else 1)
+
+
 @main.command(short_help="Fetch what a built-in task needs beside this package.")
 @click.argument("task")
 def prepare(task: str) -> None:

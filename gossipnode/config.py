@@ -19,9 +19,11 @@ from msgspec import Meta
 from gossipnode.errors import OperatorError, reason
 from gossipnode.files import write_whole
 from gossipnode.learn.accountant import Privacy
+from gossipnode.learn.names import BUILT_IN
 from gossipnode.learn.shard import Shard
 from gossipnode.toml import annotated, read_tables, typed
-from protocols.limits import ADDRESS_CHARS, MIB, ROUND
+from protocols.limits import ADDRESS_CHARS, DATA_BYTES, MIB, ROUND
+from protocols.manifest import Manifest
 from protocols.signatures import public_key_of
 from sampling.peers import PeerId, Role
 
@@ -82,6 +84,12 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     def privacy(self) -> Privacy | None:
         """For one-byte training; None: bytes reveal what they reveal."""
         return Privacy(example_clip=self.privacy_clip, sigma=self.privacy_noise) if self.privacy_noise else None
+
+    def public_shard(self, manifest: Manifest) -> str:
+        """Our shard, if other nodes can make it too: claims then name it, and are replayed. Else ""."""
+        open_to_all = manifest.task in BUILT_IN or manifest.audit.policy == "replay"
+        text = self.shard_of(manifest.seed).text
+        return text if open_to_all and not self.data and len(text) < DATA_BYTES else ""
 
     def shard_of(self, seed: int) -> Shard:
         """`seed`: the run's, so that all its nodes cut alike."""

@@ -20,6 +20,7 @@ import msgspec
 import trio
 
 from gossipnode import newrun
+from gossipnode.certificates import write_certificates
 from gossipnode.compute.process import WorkerLearner, open_worker
 from gossipnode.conduct import HONEST, Conduct
 from gossipnode.config import Config
@@ -45,6 +46,7 @@ from protocols.learner import LearnerError
 from protocols.onebyte.journal import BadJournal
 from protocols.transport import Transport
 from sampling.peers import PeerId
+from verify.digest import Digest
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +118,7 @@ class Daemon:
         try:
             async with open_libp2p(self._identity.seed, [config.listen], psk=psk, on_fault=self._fault) as own:
                 it = self._conduct.transport(own)
-                it.serve(self._answer, self._blobs)
+                it.serve(self._answer, self._blobs, self._may_fetch)
                 self._transport = it
                 yield it
         except ListenError as error:
@@ -223,12 +225,14 @@ class Daemon:
             roles=config.roles,
             bootstrap=config.peers,
             evaluate_every=config.evaluate_every,
+            shard=config.public_shard(present(signed)),
         )
 
         async def save(state: State) -> None:
             if state.held is not None and state.held.model in self._blobs:
                 await self._blobs.sync(state.held.model)
             await journal.save(state)
+            write_certificates(self._home.certificates, signed, state.docket)
 
         self._worker = worker
         try:
@@ -254,6 +258,9 @@ class Daemon:
         await self._node_made.wait()
         assert self._node is not None
         return await self._node.answer(sender, frame)
+
+    def _may_fetch(self, peer: PeerId, blob: Digest) -> bool:
+        return self._node is None or self._node.may_fetch(peer, blob)
 
     def _fault(self, peer: PeerId | None, kind: str) -> None:
         if self._node is not None:

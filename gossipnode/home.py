@@ -5,6 +5,7 @@
     state/          the node's state: counter, view, newest model
     addresses.json  where the running node listens         lock          held while a node runs
     privacy.json    private probes answered so far         chain.log     promises and blocks of one-byte training
+    certificates/   claims that were doubted, and the votes on them, for `gossipnode audit`
 
 Everything is written whole; what is torn or edited is named in a log line and treated as absent, except the identity,
 the config and the manifest, which are the operator's and are refused.
@@ -62,6 +63,10 @@ class Home:
     def chain(self) -> Path:
         """The journal of one-byte training."""
         return self.path / "chain.log"
+
+    @property
+    def certificates(self) -> Path:
+        return self.path / "certificates"
 
     @property
     def addresses(self) -> Path:

@@ -149,7 +149,7 @@ async def live(
             node.believed = partial(learnt, member)
             member.lives.append(Life(node, own, scope, trio.current_time()))
             member.alive, member.gone = True, False
-            transport.serve(partial(_answer, member.name, node), member.blobs)
+            transport.serve(partial(_answer, member.name, node), member.blobs, node.may_fetch)
             task_status.started()
             await member.conduct.live(node)
 

@@ -20,7 +20,9 @@ from gossipnode.trainings import AnyLearner, Ears, Finished, make
 from protocols import limits, wire
 from protocols.backoff import Backoff
 from protocols.blobs import Blobs
+from protocols.claiming import private_data, public_data
 from protocols.desk import Desk
+from protocols.evidence import Judgement
 from protocols.exchange import ModelExchange
 from protocols.head import Parts
 from protocols.learner import Evaluation
@@ -28,6 +30,7 @@ from protocols.manifest import Manifest
 from protocols.membership import Membership
 from protocols.messages import Aggregate, AskManifest, ManifestIs, Refused
 from protocols.onebyte.journal import Log
+from protocols.ownclaims import Docket
 from protocols.rates import Grant, Rates
 from protocols.signatures import Signer
 from protocols.training import Training
@@ -68,6 +71,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     held: Aggregate | None = None
     view: Delta = Delta()
     past: Past = Past()  # of the peers' standing
+    docket: Docket = Docket()  # of claims and audits
     hashed: Hashed | None = None  # the last time: for `gossipnode chain verify` to compare
 
 
@@ -84,6 +88,7 @@ class Run:
     roles: Sequence[Role] = (Role.TRAINER,)
     bootstrap: Sequence[str] = ()
     evaluate_every: int = 5
+    shard: str = ""  # of our data, if others can make it again; "": they are our own
 
 
 class Node:
@@ -130,8 +135,18 @@ class Node:
             learner,
             signer,
             log,
-            ears=Ears(self._began, self.save, self._save_soon, self._learnt, self._turned, self._evaluated, self._hash),
+            ears=Ears(
+                began=self._began,
+                save=self.save,
+                save_soon=self._save_soon,
+                learnt=self._learnt,
+                turned=self._turned,
+                evaluated=self._evaluated,
+                hashed=self._hash,
+                judged=self._judged,
+            ),
             held=state.held,
+            docket=state.docket,
             trains=Role.TRAINER in run.roles,
             evaluate_every=run.evaluate_every,
         )
@@ -164,7 +179,8 @@ class Node:
         membership.believe(transport.me, self._state.view)
         sampler = Sampler(view, rules, run.run_id, membership.ping, lambda peer: not self._shunned(peer))
         exchange = ModelExchange(transport, blobs, manifest.model_bytes, self.accuse, membership.ping)
-        return Parts(desk, membership, sampler, exchange, learner, blobs, manifest, rng)
+        data = public_data(run.shard) if run.shard else private_data(signer, run.run_id)
+        return Parts(desk, membership, sampler, exchange, learner, blobs, manifest, rng, signer, data)
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
@@ -268,7 +284,8 @@ class Node:
         membership = self.parts.membership
         held = self.protocol.held or self._state.held
         view, _ = membership.view.delta(-1, limits.VIEW_PEERS)
-        return State(counter=membership.counter, held=held, view=view, past=self.standing.past(), hashed=self._hashed)
+        past, docket = self.standing.past(), self.protocol.docket
+        return State(counter=membership.counter, held=held, view=view, past=past, docket=docket, hashed=self._hashed)
 
     # -- what the parts tell us ---------------------------------------------------------------------------------------
 
@@ -290,6 +307,21 @@ class Node:
         if verdict.fresh or (not borne and peer in self._transport.peers()):
             self._nursery.start_soon(self._transport.drop, peer)
         return None
+
+    def may_fetch(self, peer: PeerId, blob: Digest) -> bool:
+        """For the transport: is this blob of ours for that peer?"""
+        return self.protocol.may_fetch(peer, blob)
+
+    def _judged(self, judgement: Judgement) -> None:
+        """Evidence that all share has changed: whoever it expels is neither linked nor sampled from now on."""
+        for peer in self.standing.sentence(judgement.expelled, judgement.suspended):
+            if peer == self._transport.me:
+                log.error("the swarm believes that this node lies: %s", self.standing.why(peer))
+                continue
+            log.warning("%s is out: %s", peer, self.standing.why(peer))
+            if self._nursery is not None:
+                self._nursery.start_soon(self._transport.drop, peer)
+        self._save_soon()
 
     def fault(self, peer: PeerId | None, kind: str) -> None:
         """The transport's word on a peer (its `on_fault`)."""

@@ -174,7 +174,8 @@ class Swarm:
         await self._nursery.start(partial(live, self.network, member, self.scenario.seed, self._learnt))
 
     def _machine(self, index: int, bootstrap: Sequence[str]) -> Member:
-        run = Run(self._signed.run, present(self._signed), self._signed.encode(), bootstrap=bootstrap)
+        shard = self._shard(index).text
+        run = Run(self._signed.run, present(self._signed), self._signed.encode(), bootstrap=bootstrap, shard=shard)
         blobs = MemoryBlobs(MODELS_KEPT * run.manifest.model_bytes)
         kind = self._kind(index)
         conduct = HONEST if kind is None else KINDS[kind](self._gangs[kind])

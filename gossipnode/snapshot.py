@@ -7,6 +7,7 @@ import msgspec
 from gossipnode.node import Node
 from gossipnode.status.report import (
     OFFENCES_SHOWN,
+    AuditStatus,
     ChainStatus,
     Committee,
     NodeStatus,
@@ -18,6 +19,7 @@ from gossipnode.status.report import (
     Status,
     StoreStatus,
     TrafficStatus,
+    VerdictStatus,
     ViewStatus,
 )
 from protocols.transport import Traffic
@@ -31,6 +33,7 @@ def snapshot(node: Node, process: NodeStatus, store: StoreStatus) -> Status:
         run=run_status(node),
         progress=progress(node),
         chain=chain_status(node),
+        audits=audit_status(node),
         peers=peers(node),
         view=view_status(node),
         traffic=traffic_status(node.parts.desk.transport.traffic()),
@@ -88,6 +91,26 @@ def chain_status(node: Node) -> ChainStatus | None:
     )
 
 
+def audit_status(node: Node) -> AuditStatus | None:
+    figures = node.protocol.audits
+    if figures is None:
+        return None
+    verdicts = [
+        VerdictStatus(
+            peer=each.peer,
+            kind="update" if each.trained else "aggregate",
+            round=each.round,
+            stage=each.stage.value,
+            claim=each.claim.hex(),
+            agree=each.agree,
+            contradict=each.contradict,
+        )
+        for each in figures.verdicts
+    ]
+    counts = {"audited": figures.audited, "doubted": figures.doubted, "unable": figures.unable}
+    return AuditStatus(**counts, refused=figures.refused, verdicts=verdicts)
+
+
 def peers(node: Node) -> list[PeerStatus]:
     membership = node.parts.membership
     linked = node.parts.desk.transport.peers()
@@ -109,6 +132,7 @@ def _peer(node: Node, peer: PeerId, linked: bool, eligible: bool) -> PeerStatus:
         eligible=eligible,
         rtt_ms=None if rtt_s is None else 1e3 * rtt_s,
         standing=_standing(node, peer),
+        why=node.standing.why(peer),
         addresses=list(registration.addresses),
     )
 

@@ -15,6 +15,7 @@ import trio
 
 from protocols.blobs import StoreFull
 from protocols.chain.forks import Node as Block
+from protocols.evidence import Judgement
 from protocols.exchange import NotFetched
 from protocols.head import Parts, theta0
 from protocols.learner import Evaluation, Learner, LearnerError, StepLearner
@@ -23,6 +24,7 @@ from protocols.modest import Hooks, Modest
 from protocols.onebyte import parts as onebyte
 from protocols.onebyte.conversation import OneByte
 from protocols.onebyte.journal import Log
+from protocols.ownclaims import Docket
 from protocols.signatures import Signer
 from protocols.training import Training
 from sampling.peers import PeerId
@@ -59,6 +61,7 @@ class Ears:
     turned: Callable[[Finished], None]  # what is believed now is no newer, but something else
     evaluated: Callable[[int, Evaluation], None]
     hashed: Callable[[int, Digest, Digest], None]  # A at the block of this height
+    judged: Callable[[Judgement], None]  # what the evidence of the run amounts to
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +78,13 @@ def make(
     *,
     ears: Ears,
     held: Aggregate | None,
+    docket: Docket,
     trains: bool,
     evaluate_every: int,
 ) -> Made:
-    """`log` is of the chain, `held` of the checkpoint. Raises BadJournal."""
+    """`log` is of the chain, `held` and `docket` of the checkpoint. Raises BadJournal."""
     if parts.manifest.protocol == "modest":
-        return Made(_modest(parts, ears, held, evaluate_every))
+        return Made(_modest(parts, ears, held, docket, evaluate_every))
     training = _onebyte(parts, learner, signer, log, ears=ears, trains=trains, evaluate_every=evaluate_every)
 
     async def ground() -> None:
@@ -92,7 +96,7 @@ def make(
 # -- MoDeST -----------------------------------------------------------------------------------------------------------
 
 
-def _modest(parts: Parts, ears: Ears, held: Aggregate | None, evaluate_every: int) -> Modest:
+def _modest(parts: Parts, ears: Ears, held: Aggregate | None, docket: Docket, evaluate_every: int) -> Modest:
     async def keep(aggregate: Aggregate) -> None:
         await ears.save()
 
@@ -102,8 +106,10 @@ def _modest(parts: Parts, ears: Ears, held: Aggregate | None, evaluate_every: in
         learnt=lambda known: ears.learnt(finished_of(known)),
         turned=lambda known: ears.turned(finished_of(known)),
         evaluated=ears.evaluated,
+        claimed=ears.save,
+        judged=ears.judged,
     )
-    return Modest(parts, held or theta0(parts.manifest), hooks, evaluate_every)
+    return Modest(parts, held or theta0(parts.manifest), hooks, evaluate_every, docket)
 
 
 def finished_of(known: Aggregate) -> Finished:

@@ -9,12 +9,14 @@ trainers in place of the dead; it is never reported as done with fewer models th
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
+import msgspec
 import trio
 
 from protocols import limits
 from protocols.blobs import StoreFull
+from protocols.claiming import claim_holds, shard_of, signed, whole
 from protocols.collection import Collection, absurd, quorum, weights
 from protocols.exchange import NotFetched
 from protocols.head import ACCEPTED, Head, Parts
@@ -32,26 +34,34 @@ from protocols.messages import (
     Refused,
     Settled,
     TrainedModel,
+    Twice,
     Unable,
 )
 from protocols.transport import TransportError
+from protocols.withheld import Withheld
 from sampling.patience import Patience
 from sampling.peers import PeerId, Round
+from verify.claims import Claim
 from verify.digest import Digest
 from verify.standing import OffenceKind
 
 log = logging.getLogger(__name__)
 
 RECOMPUTE_S = 10.0  # for another aggregator to fetch what it lacks of a round's models, and to merge them
+Caught = Callable[[Twice], Awaitable[None]]
 OPEN_COLLECTIONS = 4  # rounds gathered at once; honest swarms need two, a forked one three
 
 
 class Aggregator:
-    def __init__(self, parts: Parts, head: Head, spread: Patience, nursery: trio.Nursery) -> None:
+    def __init__(
+        self, parts: Parts, head: Head, spread: Patience, nursery: trio.Nursery, withheld: Withheld, caught: Caught
+    ) -> None:
+        """`caught` is awaited when a trainer hands in two results of one piece of work."""
         self._parts = parts
         self._head = head
         self._spread = spread  # from the first model of a round to the last one needed
         self._nursery = nursery
+        self._withheld, self._caught = withheld, caught
         self._collections: dict[Round, Collection] = {}
         parts.desk.on(TrainedModel, self._on_trained)
         parts.desk.on(Unable, self._on_unable)
@@ -74,6 +84,8 @@ class Aggregator:
             return Late(self._head.known)
         if (refusal := await self._unwanted(sender, offer.round)) is not None:
             return Refused(refusal)
+        if (refusal := self._unclaimed(sender, offer)) is not None:
+            return Refused(refusal)
         if offer.round == self._head.known.round + 1 and offer.parent != self._head.known.model:
             self._nursery.start_soon(self._head.reunite)
         collection = self._open(offer.round)
@@ -85,6 +97,8 @@ class Aggregator:
         if sender in collection.expelled:
             return Refused("what you offered for this round is unfit")
         if collection.offered.get(sender) != offer.model:
+            if (twice := collection.twice(sender, offer)) is not None:
+                self._nursery.start_soon(self._caught, twice)
             if collection.fetching(sender):
                 return Refused("still fetching what you offered before")
             collection.offered[sender] = offer.model
@@ -102,6 +116,19 @@ class Aggregator:
         collection.excused.add(sender)
         self._head.bell.ring()
         return Ack()
+
+    def _unclaimed(self, sender: PeerId, offer: TrainedModel) -> str | None:
+        """Why it is no claim that others could hold its trainer to."""
+        audit, run = self._parts.manifest.audit, self._parts.membership.run_id
+        if not audit.fraction:
+            return None
+        if audit.policy == "replay" and shard_of(offer.data) is None:
+            return "this run is for data that others can make again (audit.policy = replay)"
+        claim = Claim(sender, offer.round, offer.parent, offer.data, offer.model, offer.samples)
+        if not claim_holds(claim, offer.signature, run):
+            self._parts.desk.accuse(sender, OffenceKind.BAD_SIGNATURE, f"its claim of round {offer.round}")
+            return "signature does not hold"
+        return None
 
     async def _unwanted(self, sender: PeerId, round: Round) -> str | None:
         rounds = self._parts.manifest.rounds or limits.ROUND
@@ -135,7 +162,8 @@ class Aggregator:
         except (NotFetched, StoreFull, LearnerError) as error:
             log.info("round %d: the model of %s is not merged: %s", offer.round, trainer, error)
             return collection.withdraw(trainer)
-        update = Input(trainer, offer.model, offer.samples)
+        update = Input(trainer, offer.model, offer.samples, offer.data, offer.signature)
+        self._withheld.withhold(offer.model, offer.round)
         collection.ready(trainer, offer.parent, update, largest, trio.current_time())
         self._keep()
         self._head.bell.ring()
@@ -232,10 +260,12 @@ class Aggregator:
             return None
         rank = live.index(me)
         committee = live[:a] if rank < a else live[rank + 1 - a : rank + 1]
+        committee.sort(key=lambda peer: peer != me)  # who signs comes first
         if 0 < rank < a:
             await trio.sleep(self._spread.deadline_s + RECOMPUTE_S)  # the first in rank proposes and overtakes us
         try:
-            return await self._mean(round, parent, inputs, committee)
+            mean = await self._mean(round, parent, inputs, committee)
+            return signed(mean, self._parts.signer, self._parts.membership.run_id)
         except (Unfit, LearnerError, StoreFull) as error:  # each was checked on arrival: our own store or worker failed
             log.error("round %d: merging failed: %s", round, error)
             return None
@@ -251,10 +281,12 @@ class Aggregator:
 
     async def _propose(self, aggregate: Aggregate) -> None:
         """Let the other aggregators recompute: an equal digest is their vote."""
-        proposal = Proposal(aggregate.round, Digest(aggregate.parent), aggregate.inputs, aggregate.aggregators)
+        parent, models = Digest(aggregate.parent), [each.model for each in aggregate.inputs]
+        proposal = Proposal(aggregate.round, parent, aggregate.inputs, aggregate.aggregators, aggregate.signature)
         async with trio.open_nursery() as nursery:
             for peer in aggregate.aggregators:
                 if peer != self._parts.desk.me:
+                    self._withheld.grant(peer, models)
                     nursery.start_soon(self._propose_to, peer, proposal, aggregate)
 
     async def _propose_to(self, peer: PeerId, proposal: Proposal, aggregate: Aggregate) -> None:
@@ -274,18 +306,21 @@ class Aggregator:
         if not 0 < len(trainers) == len(proposal.inputs) <= self._parts.manifest.modest.trainers:
             return Refused("not the inputs of a round")
         committee = await self._head.aggregators(proposal.round, sender)
-        if sender not in committee or self._parts.desk.me not in proposal.committee:
+        ours = proposal.committee[:1] == (sender,) and self._parts.desk.me in proposal.committee
+        if sender not in committee or not ours:
             return Refused(f"not the committee of round {proposal.round} as I see it")
         try:
             await self._parts.exchange.obtain_all((each.model, [each.trainer, sender]) for each in proposal.inputs)
             largest = {each.trainer: await self._parts.learner.check(each.model) for each in proposal.inputs}
             if found := absurd(largest):
                 return Refused(f"what {found[0]} made is absurdly larger than the others")
-            aggregate = await self._mean(proposal.round, proposal.parent, proposal.inputs, proposal.committee)
+            mean = await self._mean(proposal.round, proposal.parent, proposal.inputs, proposal.committee)
         except (NotFetched, StoreFull, Unfit, LearnerError) as error:
             return Refused(f"cannot recompute: {error}"[: limits.DETAIL_CHARS])
-        self._nursery.start_soon(self._vouch, aggregate)
-        return Computed(aggregate.model)
+        aggregate = msgspec.structs.replace(mean, signature=proposal.signature)
+        if not self._parts.manifest.audit.fraction or whole(aggregate, self._parts.membership.run_id):
+            self._nursery.start_soon(self._vouch, aggregate)
+        return Computed(mean.model)
 
     # -- telling ------------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping
 
-from protocols.messages import Input
+from protocols.messages import Input, TrainedModel, Twice
 from sampling.peers import PeerId, Round
 from verify.digest import Digest
 
@@ -41,6 +41,14 @@ class Collection:
         self._ready[trainer] = (parent, update)
         self._largest[trainer] = largest
         self.latest_at = now
+
+    def twice(self, trainer: PeerId, offer: TrainedModel) -> Twice | None:
+        """Proof, if what it offers and what is ready of it are two results of one piece of work."""
+        parent, ready = self._ready.get(trainer, (None, None))
+        if ready is None or parent != offer.parent:
+            return None
+        other = Input(trainer, offer.model, offer.samples, offer.data, offer.signature)
+        return Twice(self.round, offer.parent, ready, other)
 
     def fetching(self, trainer: PeerId) -> bool:
         return trainer in self.offered and trainer not in self._ready

@@ -14,7 +14,7 @@ import logging
 import math
 import random
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import trio
@@ -23,14 +23,17 @@ from protocols import limits
 from protocols.bell import Bell
 from protocols.blobs import Blobs, StoreFull
 from protocols.branches import better_branch
+from protocols.claiming import whole
 from protocols.collection import weights
 from protocols.desk import Desk
 from protocols.exchange import ModelExchange, NotFetched
 from protocols.fitness import Fitness
 from protocols.learner import Learner, LearnerError, Unfit
+from protocols.lineage import line, tainted
 from protocols.manifest import Manifest
 from protocols.membership import Membership
 from protocols.messages import Aggregate, AskHead, HeadIs
+from protocols.signatures import Signer
 from protocols.transport import TransportError
 from sampling.patience import Patience
 from sampling.peers import PeerId, Round
@@ -64,6 +67,8 @@ class Parts:
     blobs: Blobs
     manifest: Manifest
     rng: random.Random
+    signer: Signer
+    data: bytes = b""  # what our claims say that we train on
 
 
 def theta0(manifest: Manifest) -> Aggregate:
@@ -83,6 +88,7 @@ class Head:
         self._start = start
         self._past: deque[Aggregate] = deque(maxlen=REMEMBERED)  # what we believed before, the oldest first
         self._lost: dict[Digest, Aggregate] = {}  # known by name, but nobody could give us the bytes
+        self._tainted: set[Digest] = set()  # proved wrong, and what descends from them
         self.fitness = Fitness(parts.learner)
         self._parts = parts
         self._on_held = held
@@ -143,6 +149,8 @@ class Head:
 
     def learn(self, aggregate: Aggregate) -> None:
         """Believe it."""
+        if aggregate.parent in self._tainted:
+            self._tainted.add(aggregate.model)
         if aggregate.round <= self.known.round or self._given_up(aggregate):
             return
         now = trio.current_time()
@@ -173,7 +181,7 @@ class Head:
     async def hold(self, aggregate: Aggregate, *, spread: bool = False) -> None:
         """Fetch and check its bytes. `spread`: not all from who made it. Raises NotFetched, StoreFull; Unfit after
         accusing those who made it."""
-        await self._obtain(aggregate, spread=spread)
+        await self.obtain(aggregate, spread=spread)
         try:
             await self._parts.learner.check(aggregate.model)
         except Unfit as error:
@@ -200,40 +208,60 @@ class Head:
         unfit = self.fitness.unfit(last.model)
         if not unfit:
             self._lost[last.model] = last
+        if unfit:
+            self._draw_anew(last)
+        await self._return(last, back, "cannot be trained from" if unfit else "is lost", rid=unfit)
+        return True
+
+    async def _return(self, last: Aggregate, back: Aggregate, why: str, *, rid: bool) -> None:
+        """`rid`: what we leave is not what a restart is to begin with either."""
         self.retreats += 1
         self.known = back
         self._since = trio.current_time()
-        how = "cannot be trained from" if unfit else "is lost"
-        log.warning("the model of round %d %s: going on from round %d", last.round, how, back.round)
-        if unfit:
-            await self._undo(last, back)
-        self.bell.ring()
-        self.turned()
-        return True
-
-    async def _undo(self, unfit: Aggregate, back: Aggregate) -> None:
-        """Its round is drawn anew, so that whoever spoilt it does not do so for ever. Who of them did is not known: an
-        honest aggregator cannot see what was wrong with the models it was given."""
-        sampler = self._parts.sampler
-        sampler.set_back(unfit.round, [each.trainer for each in unfit.inputs])
-        sampler.set_back(Round(unfit.round + 1), unfit.aggregators)
-        if self.held == unfit:  # nor is it what a restart is to begin with
+        log.warning("the model of round %d %s: going on from round %d", last.round, why, back.round)
+        if rid and self.held is not None and self.held.round > back.round:
             self.held = back
             self._parts.exchange.keep("head", [back.model])
             await self._on_held(back)
+        self.bell.ring()
+        self.turned()
+
+    def _draw_anew(self, unfit: Aggregate) -> None:
+        """Its round, so that whoever spoilt it does not do so for ever. Who of them did is not known: an honest
+        aggregator cannot see what was wrong with the models it was given."""
+        sampler = self._parts.sampler
+        sampler.set_back(unfit.round, [each.trainer for each in unfit.inputs])
+        sampler.set_back(Round(unfit.round + 1), unfit.aggregators)
 
     async def _sound(self, aggregate: Aggregate) -> bool:
         return await self._obtainable(aggregate) and await self.fitness.fit(aggregate.model)
 
     def _given_up(self, aggregate: Aggregate) -> bool:
-        return aggregate.model in self._lost or self.fitness.unfit(aggregate.model)
+        doomed = aggregate.model in self._tainted or aggregate.parent in self._tainted
+        return doomed or aggregate.model in self._lost or self.fitness.unfit(aggregate.model)
+
+    async def convict(self, wrong: Iterable[Digest]) -> None:
+        """These were proved wrong: go back to the newest that we believed in and that comes of none of them."""
+        self._tainted |= tainted([*wrong, *self._tainted], [*self._past, self.known])
+        while (last := self.known).model in self._tainted:
+            first = min(each.round for each in self.line() if each.model in self._tainted)
+            back = await self._newest_sound(first)
+            if self.known == last:
+                await self._return(last, back, "comes of an aggregate that was proved wrong", rid=True)
+
+    def line(self) -> list[Aggregate]:
+        """From the oldest ancestor that we remember to `known`."""
+        return line(self._past, self.known)
+
+    def remembered(self, model: Digest) -> Aggregate | None:
+        return next((each for each in [self.known, *self._past, self._start] if each.model == model), None)
 
     async def _newest_sound(self, before: Round) -> Aggregate:
         """All who followed the run find the same one, whoever holds it."""
         held = self.held or self._start
         before_now = dict.fromkeys([*reversed(self._past), held])  # of one round, what we believed last comes first
         for aggregate in sorted(before_now, key=lambda each: each.round, reverse=True):
-            if aggregate.round < before and await self._sound(aggregate):
+            if aggregate.round < before and not self._given_up(aggregate) and await self._sound(aggregate):
                 return aggregate
         return theta0(self._parts.manifest)
 
@@ -246,7 +274,7 @@ class Head:
 
     async def _obtainable(self, aggregate: Aggregate) -> bool:
         try:
-            await self._obtain(aggregate)
+            await self.obtain(aggregate)
         except NotFetched:
             return False
         except StoreFull as error:
@@ -322,9 +350,10 @@ class Head:
             and len(set(trainers)) == len(trainers)
             and 0 < len(aggregate.aggregators) <= self._parts.manifest.modest.aggregators
             and (voter is None or voter in aggregate.aggregators)
+            and (not self._parts.manifest.audit.fraction or whole(aggregate, self._parts.membership.run_id))
         )
 
-    async def _obtain(self, aggregate: Aggregate, *, spread: bool = False) -> None:
+    async def obtain(self, aggregate: Aggregate, *, spread: bool = False) -> None:
         if aggregate.round == 0 and await self._parts.learner.initial() == aggregate.model:
             return
         silent = self._parts.membership.liveness.silent

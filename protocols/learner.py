@@ -16,6 +16,7 @@ from typing import Protocol
 
 from sampling.peers import Round
 from verify.digest import Digest
+from verify.lsh import Signature
 
 
 class LearnerError(Exception):
@@ -67,12 +68,19 @@ class Learner(Protocol):
         """Local SGD from `parent`. `seed` fixes batch order and dropout. Raises LearnerError; Unfit if `parent` is none
         of this run, or loss or update become non-finite."""
 
+    async def replay(self, parent: Digest, round: Round, *, seed: int, shard: str) -> Trained:
+        """As `train`, on another's shard by its description. Raises Unfit also if there is no such shard."""
+
     async def merge(self, models: Sequence[Digest], weights: Sequence[int]) -> Digest:
         """Weighted mean, in the given order (so that aggregators agree bit for bit). Raises Unfit."""
 
     async def check(self, model: Digest) -> float:
         """The model's largest absolute value, exactly. Raises Unfit unless the blob is a model of this run with finite
         values only."""
+
+    async def signature(self, model: Digest, parent: Digest | None, seed: bytes) -> Signature:
+        """Of the update model - parent, or of the model itself. `seed` is 32 bytes (`verify.lsh.SEED_BYTES`). Raises
+        LearnerError; Unfit if either is no model of this run, or the update is beyond float32."""
 
     async def evaluate(self, model: Digest) -> Evaluation:
         """Raises LearnerError, Unfit."""

@@ -12,7 +12,7 @@ MIB: Final = 1024 * KIB
 
 # -- the wire -----------------------------------------------------------------------------------------------------
 FRAME_BYTES: Final = 256 * KIB  # one request or answer; the news of 500 honest peers fits
-GOSSIP_BYTES: Final = 64 * KIB  # one pubsub message: the mesh multiplies it by about its degree
+GOSSIP_BYTES: Final = 80 * KIB  # one pubsub message: the widest aggregate fits; the mesh multiplies it by its degree
 CHUNK_BYTES: Final = MIB  # one read or write of a bulk stream: 1 MiB writes were the fastest measured over yamux
 
 # -- one peer -----------------------------------------------------------------------------------------------------
@@ -66,6 +66,16 @@ COMMITTEE: Final = 256  # trainers or aggregators of a round
 ROUNDS_AHEAD: Final = 10_000  # how far a peer's word may move our idea of the present round in one step
 ATTEMPTS: Final = 64  # times one starved round is asked for again before its number stops growing
 SAMPLES: Final = 10**9  # examples a trainer may claim to have trained on
+
+# -- audits -------------------------------------------------------------------------------------------------------
+DATA_BYTES: Final = 40  # a shard's description: index/count partition seed, or a digest
+APPEAL: Final = 31  # auditors of an appeal at most: their votes are 8 KB of a certificate
+VOTES: Final = 3 * APPEAL  # in a certificate: half as many again may vote, and a liar both ways
+OPEN_CASES: Final = 64  # claims under audit at once: of the rounds that a quick swarm does in one deadline
+EVIDENCE: Final = 256  # certificates kept, and told in one message by digest; about 6 KB each
+EVIDENCE_BYTES: Final = 128 * KIB  # of certificates in one answer
+AUDITS_PER_ACCUSER: Final = 4  # claims at once that one auditor's doubt makes others audit again
+CLAIM_ROUNDS: Final = 16  # rounds for which a claim may still be audited, and its bytes are withheld from others
 
 # -- blobs --------------------------------------------------------------------------------------------------------
 BLOB_BYTES: Final = 64 * 1024 * MIB  # one model; a run's own exact size, checked before a byte flows, is its theta0's

@@ -85,6 +85,33 @@ class Admission(Section, frozen=True, kw_only=True):
     delay_rounds: Annotated[Rounds, Meta(description="rounds between joining and first being sampled")] = 0
 
 
+class Audit(Section, frozen=True, kw_only=True):
+    """Claims, audits and what follows (docs/audits.md)."""
+
+    fraction: Annotated[
+        float, Meta(ge=0.0, le=1.0, description="share of the claims that are audited; 0: none, and no claim is signed")
+    ] = 0.05
+    policy: Annotated[
+        Literal["auto", "replay", "recompute", "probe"],
+        Meta(
+            description="how updates are audited: replay (train again: shards that others can make), probe (compare "
+            "losses; strikes only), auto (replay where possible, else probe), recompute (only aggregates are audited)"
+        ),
+    ] = "auto"
+    tolerance_bits: Annotated[
+        int, Meta(ge=0, le=128, description="bits of 256 in which two honest signatures may differ")
+    ] = 8
+    tolerance_norm: Annotated[
+        int, Meta(ge=1, le=1024, description="steps of 1.1 % by which two honest norms may differ")
+    ] = 2
+    appeal: Annotated[
+        int, Meta(ge=3, le=limits.APPEAL, description="auditors whose majority expels, or acquits; an odd number")
+    ] = 11
+    readmit_rounds: Annotated[
+        Rounds, Meta(description="rounds after which an expelled peer may come back; 0: never, it needs a new identity")
+    ] = 0
+
+
 class Manifest(Section, frozen=True, kw_only=True):
     """The defaults are those of `gossipnode start` without options."""
 
@@ -122,6 +149,7 @@ class Manifest(Section, frozen=True, kw_only=True):
     modest: Modest = Modest()
     timing: Timing = Timing()
     admission: Admission = Admission()
+    audit: Audit = Audit()
     onebyte: chain.Rules = chain.Rules()
 
 
@@ -187,6 +215,8 @@ def _faults(manifest: Manifest) -> Iterator[str]:
         yield "timing.ping_floor_s: above timing.ping_ceiling_s"
     if timing.round_floor_s > timing.round_ceiling_s:
         yield "timing.round_floor_s: above timing.round_ceiling_s"
+    if manifest.audit.appeal % 2 == 0:
+        yield f"audit.appeal: {manifest.audit.appeal} is even, so that votes could be tied"
     yield from _admission_faults(admission, manifest.start_peers)
     if manifest.protocol == "onebyte":
         yield from _chain_faults(manifest)

@@ -14,7 +14,9 @@ from msgspec import Meta, Struct
 from protocols import limits
 from protocols.fields import Bucket, Bytes32, Message, Peer, Peers, RoundNumber, Run, Version
 from protocols.onebyte.messages import AskChain, AskSnapshot, ChainIs, NewBlock, NewChange, NewEntry, SnapshotIs
+from protocols.signatures import SIGNATURE_BYTES
 from sampling.view import Delta, Registration
+from verify.claims import Vote
 from verify.digest import DIGEST_BYTES
 
 WIRE_VERSION = 1
@@ -113,25 +115,45 @@ class Registered(Message, frozen=True, tag=10):
 # -- MoDeST rounds ----------------------------------------------------------------------------------------------------
 
 
+Data = Annotated[bytes, Meta(max_length=limits.DATA_BYTES)]  # what a claim says it was trained on
+Signature = Annotated[bytes, Meta(max_length=SIGNATURE_BYTES)]
+
+
 class Input(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """One trainer's model among those that make an aggregate."""
+    """One trainer's claim among those that make an aggregate; with the aggregate's round and parent it is whole."""
 
     trainer: Peer
     model: Bytes32
     samples: Annotated[int, Meta(ge=1, le=limits.SAMPLES)]
+    data: Data = b""
+    signature: Signature = b""
 
 
 Inputs = Annotated[tuple[Input, ...], Meta(max_length=limits.COMMITTEE)]
 
 
-class Aggregate(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """theta_k by name: the mean of `inputs`, each trained from `parent`. Round 0 is theta0, with neither."""
+class Aggregate(Struct, frozen=True, array_like=True, forbid_unknown_fields=True, eq=False):
+    """theta_k by name: the mean of `inputs`, each trained from `parent`. Round 0 is theta0, with neither.
+
+    Two are equal if they tell the same story, whichever of the aggregators has signed it.
+    """
 
     round: RoundNumber
     model: Bytes32
     parent: Annotated[bytes, Meta(max_length=DIGEST_BYTES)]  # empty for theta0
     inputs: Inputs
-    aggregators: Peers
+    aggregators: Peers  # the one that signed comes first
+    signature: Signature = b""
+
+    @property
+    def _story(self) -> tuple[object, ...]:
+        return self.round, self.model, self.parent, self.inputs, frozenset(self.aggregators)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Aggregate) and self._story == other._story
+
+    def __hash__(self) -> int:
+        return hash((self.model, self.round))
 
 
 class TrainedModel(Message, frozen=True, tag=20):
@@ -142,6 +164,8 @@ class TrainedModel(Message, frozen=True, tag=20):
     model: Bytes32
     samples: Annotated[int, Meta(ge=1, le=limits.SAMPLES)]
     delta: Delta
+    data: Data = b""
+    signature: Signature = b""  # of the claim that all this makes
 
 
 class Ack(Message, frozen=True, tag=21):
@@ -160,7 +184,8 @@ class Proposal(Message, frozen=True, tag=23):
     round: RoundNumber
     parent: Bytes32
     inputs: Inputs
-    committee: Peers  # the aggregators, first in rank first
+    committee: Peers  # the aggregators, whoever proposes first
+    signature: Signature = b""  # of the aggregate as the proposer computed it
 
 
 class Computed(Message, frozen=True, tag=24):
@@ -202,6 +227,70 @@ class Unable(Message, frozen=True, tag=29):
     round: RoundNumber
 
 
+# -- audits -----------------------------------------------------------------------------------------------------------
+
+
+class Link(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """An aggregate by what its aggregator signed of it: the beacon of the round before."""
+
+    round: RoundNumber
+    model: Bytes32
+    parent: Bytes32
+    inputs: Bytes32
+    aggregator: Peer
+    signature: Signature
+
+
+class Certificate(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A claim of `aggregate` and the votes on it: all that is needed to judge it. `trained`: the claim of an input's
+    trainer; else that of the aggregate's own signer."""
+
+    aggregate: Aggregate
+    accused: Peer
+    trained: bool
+    beacon: Link
+    votes: Annotated[tuple[Vote, ...], Meta(max_length=limits.VOTES)]
+
+
+class Twice(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Two claims of one trainer on one piece of work, both signed: proof without an audit."""
+
+    round: RoundNumber
+    parent: Bytes32
+    first: Input
+    second: Input
+
+
+class Committed(Message, frozen=True, tag=30):
+    """An auditor of a claim to whoever holds its bytes: I have a result of my own, and this commits me to it. Answered
+    by Ack: they may be fetched now."""
+
+    round: RoundNumber  # of the claim
+    claim: Bytes32
+    commitment: Bytes32
+    signature: Signature
+
+
+class Voted(Message, frozen=True, tag=31):
+    """Gossip by an auditor: what it found of a claim of that round."""
+
+    round: RoundNumber
+    vote: Vote
+
+
+class AskEvidence(Message, frozen=True, tag=32):
+    """To a new link and to a random one now and then: the evidence I have, by digest. Answered by EvidenceIs."""
+
+    have: Annotated[tuple[Bytes32, ...], Meta(max_length=limits.EVIDENCE)]
+
+
+class EvidenceIs(Message, frozen=True, tag=33):
+    """Answer to AskEvidence: what you lack, as much as fits. And gossip by whoever finds a trainer claiming twice."""
+
+    certificates: Annotated[tuple[Certificate, ...], Meta(max_length=limits.EVIDENCE)]
+    twice: Annotated[tuple[Twice, ...], Meta(max_length=limits.EVIDENCE)] = ()
+
+
 AnyMessage = (
     Hello
     | Welcome
@@ -225,6 +314,10 @@ AnyMessage = (
     | AskHead
     | HeadIs
     | Unable
+    | Committed
+    | Voted
+    | AskEvidence
+    | EvidenceIs
     | NewEntry
     | NewBlock
     | NewChange
@@ -237,6 +330,8 @@ AnyMessage = (
 GOSSIP = (
     Registered,
     HeadIs,
+    Voted,
+    EvidenceIs,
     NewEntry,
     NewBlock,
     NewChange,

@@ -17,7 +17,9 @@ from dataclasses import dataclass
 import trio
 
 from protocols.aggregator import Aggregator
+from protocols.audit import Auditor
 from protocols.blobs import StoreFull
+from protocols.evidence import Judgement
 from protocols.exchange import NotFetched
 from protocols.head import Head, Parts
 from protocols.learner import Evaluation, LearnerError, Unfit
@@ -32,8 +34,10 @@ from protocols.messages import (
     Late,
     Settled,
 )
+from protocols.ownclaims import Docket, OwnClaims
 from protocols.trainer import Assignment, Trainer
-from protocols.training import ChainFigures, Committee, Phase
+from protocols.training import AuditFigures, ChainFigures, Committee, Phase
+from protocols.withheld import Withheld
 from sampling.patience import Patience
 from sampling.peers import PeerId, Round
 from verify.digest import Digest, short
@@ -47,6 +51,9 @@ LEISURE = 2  # learned round deadlines over which the pulls of a swarm spread th
 STALL = 3  # learned round deadlines without news before a node asks around and takes the round up itself
 
 
+NOTHING = Docket()
+
+
 @dataclass(frozen=True, slots=True)
 class Hooks:
     """What the node wants to hear of."""
@@ -56,10 +63,15 @@ class Hooks:
     learnt: Callable[[Aggregate], None]  # a newer aggregate is believed
     turned: Callable[[Aggregate], None]  # or one that is no newer, in the place of what was believed
     evaluated: Callable[[Round, Evaluation], None]
+    claimed: Callable[[], Awaitable[None]]  # a claim of ours is to be saved before it is made
+    judged: Callable[[Judgement], None]  # what the evidence amounts to
 
 
 class Modest:
-    def __init__(self, parts: Parts, start: Aggregate, hooks: Hooks, evaluate_every: int) -> None:
+    def __init__(
+        self, parts: Parts, start: Aggregate, hooks: Hooks, evaluate_every: int, docket: Docket = NOTHING
+    ) -> None:
+        """`docket`: of a former life."""
         timing = parts.manifest.timing
         self._parts = parts
         self._hooks = hooks
@@ -68,7 +80,11 @@ class Modest:
         self._spread = Patience(timing.round_floor_s, timing.round_ceiling_s, FIRST_ROUND_S)
         self.head = Head(parts, start, hooks.held)
         self.head.turned = self._turn
-        self.trainer = Trainer(parts, self.head, self._settling)
+        self.withheld = Withheld(lambda: self.head.known.round, lambda: self._overdue)
+        self.claims = OwnClaims(docket.claims, hooks.claimed)
+        self.trainer = Trainer(parts, self.head, self._settling, self.withheld, self.claims)
+        self.auditor = Auditor(parts, self.head, self.withheld, lambda: self.trainer.busy, self._judged)
+        self._before = docket
         self.aggregator: Aggregator | None = None
         self.stalled = False
         self.evaluation_failure: str | None = None  # the operator's task could not evaluate the newest model, and why
@@ -77,7 +93,8 @@ class Modest:
         """Until cancelled. A finished run goes on serving its last model."""
         desk = self._parts.desk
         async with trio.open_nursery() as nursery:
-            self.aggregator = Aggregator(self._parts, self.head, self._spread, nursery)
+            caught = self.auditor.equivocated
+            self.aggregator = Aggregator(self._parts, self.head, self._spread, nursery, self.withheld, caught)
             self._nursery = nursery
             desk.on(Aggregated, self._on_aggregated)
             desk.on(Settled, self._on_settled)
@@ -87,6 +104,8 @@ class Modest:
             nursery.start_soon(self._follow)
             nursery.start_soon(self._evaluate)
             nursery.start_soon(self._watch)
+            self.auditor.evidence.restore(self._before.certificates, self._before.twice)
+            nursery.start_soon(self.auditor.run)
 
     async def leave(self) -> None:
         """Membership's goodbye says it all."""
@@ -151,6 +170,31 @@ class Modest:
                 f"round {left.round}: {short(left.model)} was dropped for the better branch {short(better.model)}"
             )
         return found
+
+    # -- audits -------------------------------------------------------------------------------------------------------
+
+    @property
+    def docket(self) -> Docket:
+        certificates = self.auditor.certificates() if self.aggregator else self._before.certificates
+        candidates = tuple(self.auditor.candidates()) if certificates else ()
+        return Docket(self.claims.all(), certificates, tuple(self.auditor.evidence.twice.values()), candidates)
+
+    @property
+    def audits(self) -> AuditFigures | None:
+        return self.auditor.figures
+
+    def may_fetch(self, peer: PeerId, model: Digest) -> bool:
+        return self.withheld.may_fetch(peer, model)
+
+    @property
+    def _overdue(self) -> bool:
+        """The run stands still: what was made may have to be made again."""
+        return self.stalled or self.head.passed_over(Round(self.head.known.round + 1)) > 0
+
+    def _judged(self, judgement: Judgement) -> None:
+        self._hooks.judged(judgement)
+        if judgement.wrong:
+            self._nursery.start_soon(self.head.convict, list(judgement.wrong))
 
     # -- what others tell and ask -------------------------------------------------------------------------------------
 

@@ -14,13 +14,18 @@ from dataclasses import dataclass
 import trio
 
 from protocols.blobs import StoreFull
+from protocols.claiming import sign_claim
 from protocols.exchange import NotFetched
 from protocols.head import Head, Parts
 from protocols.learner import LearnerError, Trained, Unfit
 from protocols.messages import Ack, Aggregate, Late, TrainedModel, Unable
+from protocols.ownclaims import OwnClaims
 from protocols.transport import TransportError
+from protocols.withheld import Withheld
 from sampling.patience import Patience
 from sampling.peers import PeerId, Round
+from sampling.view import Delta
+from verify.claims import Claim, training_seed
 from verify.digest import Digest
 
 log = logging.getLogger(__name__)
@@ -40,17 +45,25 @@ class Assignment:
 
 
 class Trainer:
-    def __init__(self, parts: Parts, head: Head, settling: Patience) -> None:
+    def __init__(self, parts: Parts, head: Head, settling: Patience, withheld: Withheld, claims: OwnClaims) -> None:
         self._parts = parts
         self._head = head
+        self._withheld = withheld
+        self._claims = claims
         self._settling = settling  # from handing in to the round's end
         self._assignment: Assignment | None = None
+        self._begun: Assignment | None = None
         self._scope = trio.CancelScope()
         self._last: tuple[Aggregate, Trained] | None = None  # our newest update and what it was trained from
         self.training = False
         self.last_loss: float | None = None
         self.failure: str | None = None  # the operator's task failed, and how
         self._suspect: tuple[Digest, str] | None = None  # a model that we could not train from, and why
+
+    @property
+    def busy(self) -> bool:
+        """Training, or about to."""
+        return self.training or (self._assignment is not None and self._assignment is not self._begun)
 
     def assign(self, assignment: Assignment) -> None:
         rounds = self._parts.manifest.rounds
@@ -73,6 +86,7 @@ class Trainer:
         done: Assignment | None = None
         while True:
             done = await self._next(done)
+            self._begun = done
             with trio.CancelScope() as self._scope:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._preempt, done.round)
@@ -141,12 +155,15 @@ class Trainer:
         self.training = True
         try:
             await self._hold(parent)
-            seed = self._parts.rng.getrandbits(63)
+            seed = training_seed(self._parts.membership.run_id, round, parent.model, self._parts.desk.me)
             trained = await self._head.fitness.train(parent.model, round, seed=seed)
+            await self._claims.add(round, parent.model, trained)
         finally:
             self.training = False
+            self._head.bell.ring()  # audits wait for it
         self._last, self.last_loss = (parent, trained), trained.loss
-        self._parts.exchange.keep("trained", [trained.model])
+        self._withheld.withhold(trained.model, round)
+        self._parts.exchange.keep("trained", self._claims.models())
         return trained
 
     async def _hold(self, parent: Aggregate) -> None:
@@ -177,9 +194,16 @@ class Trainer:
                 return
             log.info("round %d: not settled by %s; sampling again", round, ", ".join(committee) or "anybody")
 
+    def _offer(self, assignment: Assignment, trained: Trained, delta: Delta) -> TrainedModel:
+        parts, round, parent = self._parts, assignment.round, assignment.parent.model
+        claim = Claim(parts.desk.me, round, parent, parts.data, trained.model, trained.samples)
+        signature = sign_claim(parts.signer, parts.membership.run_id, claim)
+        return TrainedModel(round, parent, trained.model, trained.samples, delta, parts.data, signature)
+
     async def _hand_to(self, peer: PeerId, assignment: Assignment, trained: Trained, taken: list[PeerId]) -> None:
         delta, upto = self._parts.membership.exchanges.news_for(peer)
-        message = TrainedModel(assignment.round, assignment.parent.model, trained.model, trained.samples, delta)
+        message = self._offer(assignment, trained, delta)
+        self._withheld.grant(peer, [trained.model])
         try:
             answer = await self._parts.desk.insist(peer, message, (Ack, Late))
         except TransportError as error:

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from protocols.messages import Aggregate
+from protocols.ownclaims import Docket
 from sampling.peers import PeerId, Round
 from verify.digest import Digest
+from verify.tally import Stage
 
 Phase = Literal["waiting", "training", "aggregating", "idle", "finished", "stalled"]
 
@@ -22,6 +24,30 @@ class Committee:
 
     trainers: tuple[PeerId, ...] = ()
     aggregators: tuple[PeerId, ...] = ()  # in one-byte training: the proposer whose turn it is
+
+
+@dataclass(frozen=True, slots=True)
+class AuditVerdict:
+    """A claim that somebody doubts, and how that stands."""
+
+    peer: PeerId  # whose claim
+    trained: bool  # an update; else an aggregate
+    round: Round
+    stage: Stage
+    claim: Digest
+    agree: int  # auditors
+    contradict: int
+
+
+@dataclass(frozen=True, slots=True)
+class AuditFigures:
+    """Since this process started; verdicts of former lives are among them."""
+
+    audited: int  # by us
+    doubted: int  # of those
+    unable: int  # audits that could not be done here
+    refused: int  # votes and certificates that do not hold
+    verdicts: tuple[AuditVerdict, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +102,17 @@ class Training(Protocol):
     @property
     def held(self) -> Aggregate | None:
         """For the checkpoint; None where the protocol has a journal of its own."""
+
+    @property
+    def docket(self) -> Docket:
+        """For the checkpoint."""
+
+    @property
+    def audits(self) -> AuditFigures | None:
+        """None where the protocol has none."""
+
+    def may_fetch(self, peer: PeerId, model: Digest) -> bool:
+        """Is this blob of ours for that peer?"""
 
     @property
     def chain(self) -> ChainFigures | None: ...

@@ -94,6 +94,11 @@ class BlobStream(Protocol):
 
 
 Answer = Callable[[PeerId, bytes], Awaitable[bytes]]
+MayFetch = Callable[[PeerId, Digest], bool]  # whether a blob of ours is for that peer
+
+
+def to_anybody(peer: PeerId, digest: Digest) -> bool:
+    return True
 
 
 class Transport(Protocol):
@@ -108,8 +113,9 @@ class Transport(Protocol):
     def know(self, peer: PeerId, addresses: Sequence[str]) -> None:
         """Remember where a peer can be dialled; `request` and `fetch` then connect on demand."""
 
-    def serve(self, answer: Answer, blobs: BlobSource) -> None:
-        """Answer questions with `answer` and bulk streams from `blobs`. Called once, before the first dial.
+    def serve(self, answer: Answer, blobs: BlobSource, may_fetch: MayFetch = to_anybody) -> None:
+        """Answer questions with `answer` and bulk streams from `blobs`, as if those were not held that a peer may not
+        fetch. Called once, before the first dial.
 
         `answer` gets the authenticated sender; whatever it raises (never expected) is logged, counted and closes
         that one stream.

@@ -19,7 +19,7 @@ from bench.figures import Aim, Findings, environment, tell
 from rich.console import Console
 
 from gossipnode.learn.kernels.host import Host
-from gossipnode.learn.kernels.jit import COMPILES
+from verify.jit import COMPILES
 
 LENGTHS = (10_000, 1_000_000, 22_713_216)  # the last is a MiniLM's
 BATCHES = (1, 8, 64, 512)

@@ -1,6 +1,6 @@
-"""Writes ranking.json, wire.json, manifest.json, chain.json and spsa.json of tests/golden anew. Run it when a format is
-changed on purpose, never to make a test pass: peers of the old and the new version will not understand each other, so
-WIRE_VERSION changes with it.
+"""Writes ranking.json, wire.json, claims.json, manifest.json, chain.json and spsa.json of tests/golden anew. Run it
+when a format is changed on purpose, never to make a test pass: peers of the old and the new version will not understand
+each other, so WIRE_VERSION changes with it.
 """
 
 from __future__ import annotations
@@ -28,17 +28,22 @@ from protocols.messages import (
     Aggregate,
     Aggregated,
     AnyMessage,
+    AskEvidence,
     AskHead,
     AskManifest,
+    Certificate,
+    Committed,
     Compare,
     Compared,
     Computed,
+    EvidenceIs,
     Exchange,
     Exchanged,
     HeadIs,
     Hello,
     Input,
     Late,
+    Link,
     ManifestIs,
     Ping,
     Pong,
@@ -47,7 +52,9 @@ from protocols.messages import (
     Registered,
     Settled,
     TrainedModel,
+    Twice,
     Unable,
+    Voted,
     Welcome,
 )
 from protocols.onebyte.messages import (
@@ -66,6 +73,8 @@ from protocols.signatures import Signer
 from sampling.peers import PeerId, Role, Round
 from sampling.ranking import rank, ticket
 from sampling.view import Delta, Registration
+from verify import claims
+from verify.claims import Claim, Merged, auditors, is_drawn, projection_seed, training_seed
 from verify.digest import Digest, digest_of
 
 GOLDEN = Path(__file__).parent.parent / "tests" / "golden"
@@ -83,8 +92,11 @@ REGISTRATION = Registration(
     bytes(range(64)),
 )
 DELTA = Delta((REGISTRATION,), ((PEERS[0], Round(70_001)), (PEERS[1], Round(3))))
-INPUTS = (Input(PEERS[0], MODELS[0], 120), Input(PEERS[1], MODELS[1], 1))
-AGGREGATE = Aggregate(Round(9), MODELS[2], MODELS[3], INPUTS, (PEERS[2],))
+INPUTS = (Input(PEERS[0], MODELS[0], 120, b"s3/8 iid 7", bytes(64)), Input(PEERS[1], MODELS[1], 1))
+AGGREGATE = Aggregate(Round(9), MODELS[2], MODELS[3], INPUTS, (PEERS[2],), bytes(64))
+LINK = Link(Round(10), MODELS[0], MODELS[2], MODELS[1], PEERS[0], bytes(64))
+VOTE = claims.Vote(PEERS[1], MODELS[3], False, bytes(34), bytes(range(34)), bytes(16), bytes(64))
+TWICE = Twice(Round(9), MODELS[3], INPUTS[0], Input(PEERS[0], MODELS[1], 120))
 THETA0 = Aggregate(Round(0), MODELS[0], Digest(b""), (), ())
 ENTRY = Entry(9, MODELS[0], b"\x01\xff\x00\x7f", Vote(0, 8, MODELS[1]), PEERS[0], bytes(range(64)))
 HEAD = Head(MODELS[0], 70_000, 3, bytes(32), (0, 8, 15), MODELS[1], MODELS[2], PEERS[0], bytes(range(64)))
@@ -106,15 +118,19 @@ MESSAGES: dict[str, AnyMessage] = {
     "ping": Ping(Round(9)),
     "pong": Pong(Round(2**40)),
     "registered": Registered(REGISTRATION),
-    "trained model": TrainedModel(Round(9), MODELS[0], MODELS[1], 120, DELTA),
+    "trained model": TrainedModel(Round(9), MODELS[0], MODELS[1], 120, DELTA, b"s3/8 iid 7", bytes(64)),
     "ack": Ack(),
     "late": Late(AGGREGATE),
-    "proposal": Proposal(Round(9), MODELS[3], INPUTS, (PEERS[2], PEERS[0])),
+    "proposal": Proposal(Round(9), MODELS[3], INPUTS, (PEERS[2], PEERS[0]), bytes(64)),
     "computed": Computed(MODELS[2]),
     "aggregated": Aggregated(AGGREGATE, 0, DELTA),
     "aggregated again": Aggregated(THETA0, 64, Delta()),
     "settled": Settled(AGGREGATE),
     "unable": Unable(Round(9)),
+    "committed": Committed(Round(9), MODELS[0], MODELS[1], bytes(64)),
+    "voted": Voted(Round(9), VOTE),
+    "ask evidence": AskEvidence((MODELS[0], MODELS[1])),
+    "evidence is": EvidenceIs((Certificate(AGGREGATE, PEERS[0], True, LINK, (VOTE,)),), (TWICE,)),
     "ask head": AskHead(),
     "head is": HeadIs(THETA0),
     "new entry": NewEntry(ENTRY),
@@ -132,6 +148,21 @@ MESSAGES: dict[str, AnyMessage] = {
 
 def wire_vectors() -> dict[str, str]:
     return {name: wire.encode(message).hex() for name, message in MESSAGES.items()}
+
+
+def claim_vectors() -> dict[str, Any]:
+    """What two versions must agree on to hold each other to what they claim."""
+    claim = Claim(PEERS[0], Round(9), MODELS[3], b"s3/8 iid 7", MODELS[0], 120).statement
+    return {
+        "claim": claim.hex(),
+        "merged": Merged(PEERS[2], Round(9), MODELS[3], MODELS[1], MODELS[2]).statement.hex(),
+        "vote": VOTE.statement.hex(),
+        "commitment": VOTE.commitment.hex(),
+        "training seed": training_seed(RUN, Round(9), MODELS[3], PEERS[0]),
+        "drawn": [is_drawn(model, claim, 0.5) for model in MODELS],
+        "auditors": list(auditors(PEERS, MODELS[0], claim)),
+        "projection seed": projection_seed(MODELS[0], claim, PEERS[1]).hex(),
+    }
 
 
 def ranking_vectors() -> list[dict[str, Any]]:
@@ -252,6 +283,7 @@ def main() -> None:
     vectors_of = {
         "ranking": ranking_vectors(),
         "wire": wire_vectors(),
+        "claims": claim_vectors(),
         "manifest": manifest_vectors(),
         "spsa": spsa_vectors(),
         "chain": chain_vectors(),

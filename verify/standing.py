@@ -31,6 +31,10 @@ class OffenceKind(enum.StrEnum):
     BAD_SIGNATURE = "bad-signature"  # a signature that its key did not make
     BROKEN_PROMISE = "broken-promise"  # announced a blob, then refused it
     UNFOUNDED = "unfounded"  # signed what does not hold against what it is built on: no seat, no turn, a wrong sum
+    FALSE_VOTE = (
+        "false-vote"  # an auditor's word that a decision of others contradicts, or another than it committed to
+    )
+    SUSPECT_UPDATE = "suspect-update"  # far worse than the others of its round, on our own data
     PROTOCOL = "protocol"  # a well-formed message that has no place here
 
 
@@ -44,6 +48,8 @@ WEIGHTS: Final[Mapping[OffenceKind, int]] = {
     OffenceKind.WRONG_RUN: 1,
     # Links are authenticated, so the network cannot garble these: a peer of another version, or a hostile one.
     OffenceKind.FLOOD: 2,
+    # Other data than ours may do it; round after round, they do not.
+    OffenceKind.SUSPECT_UPDATE: 2,
     # Whoever holds the same block finds the same, so it is no race; a node with a damaged journal might do it once.
     OffenceKind.UNFOUNDED: 4,
     OffenceKind.MALFORMED_FRAME: 3,
@@ -53,6 +59,8 @@ WEIGHTS: Final[Mapping[OffenceKind, int]] = {
     OffenceKind.UNFIT_MODEL: 4,
     # Our software never signs wrongly nor relays what it has not checked: three rounds of it are not an accident.
     OffenceKind.BAD_SIGNATURE: 4,
+    # Bad memory makes an honest auditor wrong once; a liar is wrong each time that it is called.
+    OffenceKind.FALSE_VOTE: 6,
     # Needs two signatures of the peer's own; no accident of the network makes them. Once is enough, if provable.
     OffenceKind.EQUIVOCATION: QUARANTINE_STRIKES,
 }
@@ -105,6 +113,7 @@ class Repute(enum.StrEnum):
     GOOD = "good"  # nothing that is not forgiven
     SUSPECT = "suspect"  # strikes, but heard and sampled as any other
     QUARANTINED = "quarantined"
+    EXPELLED = "expelled"  # by evidence that everybody shares
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +208,8 @@ class Standing:
         self._records: dict[PeerId, _Record] = {mark.peer: _Record.of(mark) for mark in past.marks}
         self._offences: deque[Offence] = deque(past.offences, maxlen=OFFENCES_KEPT)
         self._by_kind: Counter[OffenceKind] = Counter(past.by_kind)
+        self._expelled: Mapping[PeerId, str] = {}
+        self._suspended: Mapping[PeerId, str] = {}
         self._round = past.round  # the latest heard of: an offence reported late is judged as of now, never backwards
 
     def record(self, offence: Offence) -> Verdict:
@@ -212,16 +223,39 @@ class Standing:
         self._evict()
         return Verdict(offence.peer, record.strikes, after, fresh=after and not before)
 
+    def sentence(self, expelled: Mapping[PeerId, str], suspended: Mapping[PeerId, str]) -> list[PeerId]:
+        """What the shared evidence amounts to, and why; replaces what it amounted to before. Returns whom it adds."""
+        before = {*self._expelled, *self._suspended}
+        self._expelled, self._suspended = dict(expelled), dict(suspended)
+        return sorted({*expelled, *suspended} - before)
+
+    def why(self, peer: PeerId) -> str:
+        """It was sentenced; "" if it was not."""
+        return self._expelled.get(peer) or self._suspended.get(peer, "")
+
+    @property
+    def expelled(self) -> Mapping[PeerId, str]:
+        return self._expelled
+
+    @property
+    def suspended(self) -> Mapping[PeerId, str]:
+        """Quarantined by a panel, until the appeal has decided."""
+        return self._suspended
+
     def strikes(self, peer: PeerId, round: int) -> int:
         record = self._records.get(peer)
         return record.strikes_at(round) if record else 0
 
     def quarantined(self, peer: PeerId, round: int) -> bool:
         """True: neither hear nor sample this peer in this round."""
+        if peer in self._expelled or peer in self._suspended:
+            return True
         record = self._records.get(peer)
         return record is not None and round < record.until
 
     def repute(self, peer: PeerId, round: int) -> Repute:
+        if peer in self._expelled:
+            return Repute.EXPELLED
         if self.quarantined(peer, round):
             return Repute.QUARANTINED
         return Repute.SUSPECT if self.strikes(peer, round) else Repute.GOOD

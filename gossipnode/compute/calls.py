@@ -47,6 +47,14 @@ class Train(Part, frozen=True):
     seed: int
 
 
+class Replay(Part, frozen=True):
+    """Train as another node, on its shard. Answered by Improved, the model stored."""
+
+    parent: bytes
+    seed: int
+    shard: str
+
+
 class Evaluate(Part, frozen=True):
     """Answered by Scored."""
 
@@ -71,6 +79,14 @@ class Check(Part, frozen=True):
     """Answered by Checked."""
 
     model: bytes
+
+
+class Sketch(Part, frozen=True):
+    """The signature of model - parent. Answered by Sketched."""
+
+    model: bytes
+    parent: bytes  # b"": none
+    seed: bytes
 
 
 class Probe(Part, frozen=True):
@@ -132,6 +148,10 @@ class Checked(Part, frozen=True):
     largest: float  # absolute value
 
 
+class Sketched(Part, frozen=True):
+    signature: bytes  # `verify.lsh.Signature` as bytes
+
+
 class Improved(Part, frozen=True):
     samples: int
     steps: int
@@ -165,10 +185,11 @@ class Failed(Part, frozen=True):
 
 
 StepAsk: TypeAlias = Probe | Add | Sum | Restore | Score | ExportSum
-ModelAsk: TypeAlias = Start | Initial | Train | Evaluate | Export | StepAsk  # these use the torch model, one at a time
-BlobAsk: TypeAlias = Merge | Check  # these need no model, and are answered while one trains
+# These use the torch model, one at a time.
+ModelAsk: TypeAlias = Start | Initial | Train | Replay | Evaluate | Export | StepAsk
+BlobAsk: TypeAlias = Merge | Check | Sketch  # these need no model, and are answered while one trains
 Ask: TypeAlias = ModelAsk | BlobAsk
-Answer: TypeAlias = Ready | Done | Checked | Improved | Probed | Summed | Scored | Failed
+Answer: TypeAlias = Ready | Done | Checked | Sketched | Improved | Probed | Summed | Scored | Failed
 
 
 class Call(msgspec.Struct, frozen=True, array_like=True):

@@ -23,6 +23,7 @@ from protocols.blobs import Blobs
 from protocols.learner import Evaluation, LearnerError, Probed, Trained
 from sampling.peers import Round
 from verify.digest import Digest, digest_of, short
+from verify.lsh import Signature
 
 EVALUATIONS_KEPT = 64  # results shared by learners with one test set: every node evaluates each round's aggregate
 
@@ -34,6 +35,7 @@ class Cost:
     batch_s: float = 0.002  # a step of SGD
     merge_s: float = 0.001  # for each model merged
     check_s: float = 0.0005
+    sketch_s: float = 0.0005
     evaluate_s: float = 0.03
     probe_s: float = 0.0015  # two forward passes
     add_s: float = 0.00001  # for each update
@@ -50,11 +52,18 @@ class InlineSwarm:
         self.engine = Engine(config)
         self.theta0 = self.engine.initial()
         self._evaluations: OrderedDict[Digest, tuple[Batch, dict[str, float]]] = OrderedDict()
+        self._shards: dict[str, Data] = {}  # that were replayed
         self._sums: Sums | None = None
 
     def learner(self, shard: Shard, blobs: Blobs, cost: Cost = Cost()) -> InlineLearner:
         """Raises TaskError, LearnerError."""
         return InlineLearner(self, self.engine.data(shard), blobs, cost)
+
+    def others(self, shard: str) -> Data:
+        """Raises Unfit, LearnerError."""
+        if shard not in self._shards:
+            self._shards[shard] = self.engine.others(shard)
+        return self._shards[shard]
 
     def sums(self, data: Data) -> Sums:
         """Made at the first call, with whoever's data: other protocols need none. Raises LearnerError."""
@@ -99,7 +108,13 @@ class InlineLearner:
         return await self._blobs.put(self._swarm.theta0)
 
     async def train(self, parent: Digest, round: Round, *, seed: int) -> Trained:
-        update = self._engine.train(await self._blob(parent), self._data, seed=seed)
+        return await self._trained(parent, self._data, seed)
+
+    async def replay(self, parent: Digest, round: Round, *, seed: int, shard: str) -> Trained:
+        return await self._trained(parent, self._swarm.others(shard), seed)
+
+    async def _trained(self, parent: Digest, data: Data, seed: int) -> Trained:
+        update = self._engine.train(await self._blob(parent), data, seed=seed)
         seconds = update.steps * self._cost.batch_s
         await trio.sleep(seconds)
         model = await self._blobs.put(update.blob)
@@ -114,6 +129,12 @@ class InlineLearner:
         largest = self._engine.check(await self._blob(model))
         await trio.sleep(self._cost.check_s)
         return largest
+
+    async def signature(self, model: Digest, parent: Digest | None, seed: bytes) -> Signature:
+        before = await self._blob(parent) if parent else None
+        found = self._engine.signature(await self._blob(model), before, seed)
+        await trio.sleep(self._cost.sketch_s)
+        return found
 
     async def evaluate(self, model: Digest) -> Evaluation:
         return await self._evaluation(model, self._swarm.evaluate(model, await self._blob(model), self._data))

@@ -34,6 +34,7 @@ from protocols.blobs import StoreFull
 from protocols.learner import Evaluation, LearnerError, Probed, Trained
 from sampling.peers import Round
 from verify.digest import Digest, short
+from verify.lsh import Signature
 
 _log = logging.getLogger(__name__)
 
@@ -244,12 +245,20 @@ class WorkerLearner:
         done, model = await self._ask(self._model, calls.Train(parent, seed), calls.Improved)
         return Trained(model, done.samples, done.steps, done.loss, done.seconds)
 
+    async def replay(self, parent: Digest, round: Round, *, seed: int, shard: str) -> Trained:
+        done, model = await self._ask(self._model, calls.Replay(parent, seed, shard), calls.Improved)
+        return Trained(model, done.samples, done.steps, done.loss, done.seconds)
+
     async def merge(self, models: Sequence[Digest], weights: Sequence[int]) -> Digest:
         return (await self._ask(self._blobs, calls.Merge(list(models), list(weights)), calls.Done))[1]
 
     async def check(self, model: Digest) -> float:
         checked, _ = await self._ask(self._blobs, calls.Check(model), calls.Checked)
         return checked.largest
+
+    async def signature(self, model: Digest, parent: Digest | None, seed: bytes) -> Signature:
+        sketched, _ = await self._ask(self._blobs, calls.Sketch(model, parent or b"", seed), calls.Sketched)
+        return Signature.of(sketched.signature)
 
     async def evaluate(self, model: Digest) -> Evaluation:
         scored, _ = await self._ask(self._model, calls.Evaluate(model), calls.Scored)

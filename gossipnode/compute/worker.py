@@ -1,7 +1,7 @@
 """The worker process: it owns torch, the operator's task and the data, and answers calls until its pipe ends.
 
 Three threads. The reader takes frames, so an interrupt is seen while a model trains, and ends the process the moment
-the daemon is gone, however it died. The main thread does what needs the model; a third merges and checks meanwhile.
+the daemon is gone, however it died. The main thread does what needs the model; a third what needs only blobs.
 Invariant: only frames are ever written to the reply pipe; what the task prints goes to stderr, which the daemon logs.
 """
 
@@ -88,8 +88,10 @@ class Bench:
                 return self._start(config), b""
             case calls.Initial():
                 return calls.Done(), self.store(self.engine.initial())
-            case calls.Train():
-                return self._train(ask, stop)
+            case calls.Train(parent, seed):
+                return self._train(parent, self.data, seed, stop)
+            case calls.Replay(parent, seed, shard):
+                return self._train(parent, self.engine.others(shard), seed, stop)
             case calls.Evaluate(model):
                 metrics = self.engine.evaluate(self.read(model), self.data)
                 return calls.Scored(metrics, len(self.data.test[0]), model), b""
@@ -100,6 +102,9 @@ class Bench:
                 return calls.Done(), self.store(self.engine.merge([self.read(model) for model in models], weights))
             case calls.Check(model):
                 return calls.Checked(self.engine.check(self.read(model))), b""
+            case calls.Sketch(model, parent, seed):
+                before = self.read(parent) if parent else None
+                return calls.Sketched(bytes(self.engine.signature(self.read(model), before, seed))), b""
 
     def _start(self, config: LearnerConfig) -> calls.Ready:
         source = task_source(config.task)  # first: a misspelt name should not take a second to be refused
@@ -118,9 +123,9 @@ class Bench:
         samples, spent = len(self.data.rows), self.stepping.spent()
         return calls.Ready(template.parameters, template.size, samples, source, spent, self.engine.sum_bytes)
 
-    def _train(self, ask: calls.Train, stop: Callable[[], bool]) -> Outcome:
+    def _train(self, parent: bytes, data: Data, seed: int, stop: Callable[[], bool]) -> Outcome:
         began = time.monotonic()
-        update = self.engine.train(self.read(ask.parent), self.data, seed=ask.seed, stop=stop)
+        update = self.engine.train(self.read(parent), data, seed=seed, stop=stop)
         stored = self.store(update.blob)
         return calls.Improved(update.samples, update.steps, update.loss, time.monotonic() - began), stored
 

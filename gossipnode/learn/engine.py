@@ -23,10 +23,13 @@ from gossipnode.learn.kernels.accumulator import elements
 from gossipnode.learn.kernels.host import Host
 from gossipnode.learn.names import last_line
 from gossipnode.learn.rules import Rules
-from gossipnode.learn.shard import Shard
+from gossipnode.learn.shard import Shard, shard_named
 from gossipnode.learn.spsa import Probed, Spsa
 from gossipnode.learn.task import Batch, Data, TaskError, load_task
 from protocols.learner import LearnerError, Unfit
+from verify.lsh import Signature
+from verify.simhash import NOTHING
+from verify.simhash import signature as signature_of
 
 REMEDY = "a lower training.lr may help"
 
@@ -48,8 +51,8 @@ def never() -> bool:
 class Engine:
     """Owns one model, which every call loads anew: calls do not depend on each other. Not to be shared by threads.
 
-    `merge` and `check` leave the model alone and may run beside the other calls. An Spsa made here uses the same model:
-    what depends on its being at theta goes through `probe` and `score`.
+    `merge`, `check` and `signature` leave the model alone and may run beside the other calls. An Spsa made here uses
+    the same model: what depends on its being at theta goes through `probe` and `score`.
     """
 
     def __init__(self, config: LearnerConfig) -> None:
@@ -72,6 +75,13 @@ class Engine:
             if len(data.rows) and not 0 <= int(data.rows.min()) <= int(data.rows.max()) < len(data.pool[0]):
                 raise TaskError(f"task {self.config.task!r}: data() names rows beyond its pool of {len(data.pool[0])}")
         return Data(self._moved(data.pool), data.rows.to(self.device), self._moved(data.test))
+
+    def others(self, shard: str) -> Data:
+        """Another node's examples, by its description. Raises Unfit if there are none such, LearnerError."""
+        try:
+            return self.data(shard_named(shard))
+        except TaskError as error:
+            raise Unfit(str(error)) from error
 
     def initial(self) -> bytes:
         """theta0, of a model fresh from the seed, so that it does not matter what was trained before."""
@@ -103,6 +113,14 @@ class Engine:
         """The largest absolute value. Raises Unfit."""
         vector = decode(blob, self.template)
         return max(float(vector.max()), -float(vector.min()))
+
+    def signature(self, blob: Buffer, parent: Buffer | None, seed: bytes) -> Signature:
+        """Of the update, or of the model if there is no parent. Raises Unfit."""
+        before = NOTHING if parent is None else decode(parent, self.template)
+        try:
+            return signature_of(decode(blob, self.template), seed, before)
+        except ValueError as error:
+            raise Unfit(f"its update has no signature: {error}") from error
 
     def evaluate(self, blob: Buffer, data: Data) -> dict[str, float]:
         """The task's metrics, `loss` and `accuracy` among them. Raises Unfit, LearnerError."""

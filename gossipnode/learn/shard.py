@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,6 +28,9 @@ if TYPE_CHECKING:  # numpy costs the daemon 20 MB, and the daemon only passes sh
     Rows = NDArray[np.int64]
 
 
+_TEXT = re.compile(r"(\d{1,9})/(\d{1,9}) ([a-z:.0-9]{1,30}) (\d{1,19})")
+
+
 class Shard(msgspec.Struct, frozen=True, kw_only=True):
     """Piece `index` of `count`. The default is everything: a node with data of its own has no need to cut it."""
 
@@ -35,12 +39,25 @@ class Shard(msgspec.Struct, frozen=True, kw_only=True):
     partition: str = "iid"
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
 
+    @property
+    def text(self) -> str:
+        """As a claim has it; `shard_named` reads it."""
+        return f"{self.index}/{self.count} {self.partition} {self.seed}"
+
     def rows(self, labels: NDArray[np.integer[Any]]) -> Rows:
         """Ascending indices of this shard's examples. Raises TaskError."""
         if self.index >= self.count:
             raise TaskError(f"shard {self.index} of {self.count} does not exist: the last is {self.count - 1}")
         whole = msgspec.structs.replace(self, index=0)
         return _partition(labels.tobytes(), labels.dtype.str, whole)[self.index]
+
+
+def shard_named(text: str) -> Shard:
+    """Of its `text`, which may be a peer's. Raises TaskError."""
+    found = _TEXT.fullmatch(text)
+    if found is None or int(found[1]) >= int(found[2]) or int(found[4]) >= 2**63:
+        raise TaskError(f"there is no shard {text!r}")
+    return Shard(index=int(found[1]), count=int(found[2]), partition=found[3], seed=int(found[4]))
 
 
 def partition(labels: NDArray[np.integer[Any]], shard: Shard) -> list[Rows]:

@@ -22,7 +22,7 @@ from gossipnode.net.simulated_places import regions, unequal
 from gossipnode.net.simulated_questions import OnFault, Questions
 from gossipnode.net.simulated_wire import Host, Wire
 from gossipnode.net.virtual_time import Trace
-from protocols.transport import Answer, BlobSource, BlobStream, Gossip, LinkDown, LinkUp, Traffic
+from protocols.transport import Answer, BlobSource, BlobStream, Gossip, LinkDown, LinkUp, MayFetch, Traffic, to_anybody
 from sampling.peers import PeerId
 from verify.digest import Digest
 
@@ -58,9 +58,9 @@ class SimulatedTransport:
     def know(self, peer: PeerId, addresses: Sequence[str]) -> None:
         self.endpoint.know(peer, addresses)
 
-    def serve(self, answer: Answer, blobs: BlobSource) -> None:
+    def serve(self, answer: Answer, blobs: BlobSource, may_fetch: MayFetch = to_anybody) -> None:
         self._questions.serve(answer)
-        self._bulk.serve(blobs)
+        self._bulk.serve(blobs, may_fetch)
 
     async def publish(self, topic: str, frame: bytes) -> None:
         await trio.lowlevel.checkpoint()

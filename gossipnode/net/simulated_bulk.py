@@ -17,7 +17,7 @@ import trio
 from gossipnode.net.simulated_conditions import CHUNK_OVERHEAD_BYTES, FAREWELL_BYTES, REQUEST_OVERHEAD_BYTES
 from gossipnode.net.simulated_links import Carried, Endpoint, Link
 from protocols import limits
-from protocols.transport import BlobSource, BlobStream, NoAnswer, NotHeld
+from protocols.transport import BlobSource, BlobStream, MayFetch, NoAnswer, NotHeld, to_anybody
 from verify.digest import DIGEST_BYTES, Digest
 
 WANT_BYTES: Final = DIGEST_BYTES + 8  # digest and offset
@@ -159,6 +159,7 @@ class Bulk:
         self.received = 0
         self._endpoint = endpoint
         self._source: BlobSource | None = None
+        self._may_fetch: MayFetch = to_anybody
         self._receiving: list[Stream] = []
         self._sending: list[Stream] = []
         endpoint.on(Want, self._wanted)
@@ -167,8 +168,8 @@ class Bulk:
         endpoint.on(Reset, lambda reset: reset.stream.broken())
         endpoint.on_down(self._broken)
 
-    def serve(self, source: BlobSource) -> None:
-        self._source = source
+    def serve(self, source: BlobSource, may_fetch: MayFetch) -> None:
+        self._source, self._may_fetch = source, may_fetch
 
     # -- receiving ----------------------------------------------------------------------------------------------------
     @asynccontextmanager
@@ -214,7 +215,8 @@ class Bulk:
         if to_it >= limits.INBOUND_FETCHES_PER_PEER or len(self._sending) >= limits.INBOUND_FETCHES:
             self._endpoint.wire.send(Reset(stream))
             return
-        size = self._source.size(stream.digest) if self._source is not None else None
+        allowed = self._source is not None and self._may_fetch(stream.receiver.me, stream.digest)
+        size = self._source.size(stream.digest) if self._source is not None and allowed else None
         held = size is not None and 0 <= stream.offset <= size
         self._endpoint.wire.send(Head(stream, size if held else None))
         if held:

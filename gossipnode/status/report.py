@@ -18,6 +18,7 @@ from protocols.training import Phase
 HISTORY_ROUNDS = 1000  # rounds kept in `Status.history`: about 0.5 MB of JSON with committees of ten
 OFFENCES_SHOWN = 100  # newest offences in `Status.offences`
 
+Stage = Literal["open", "cleared", "accused", "quarantined", "expelled", "acquitted"]
 Repute = Literal["good", "suspect", "quarantined", "expelled"]
 
 
@@ -104,6 +105,28 @@ class ChainStatus(Part, frozen=True, kw_only=True):
     dropped_branch: str | None  # the last one, in words
 
 
+class VerdictStatus(Part, frozen=True, kw_only=True):
+    """A claim that some auditor doubts, and how that stands."""
+
+    peer: str  # whose claim
+    kind: Literal["update", "aggregate"]
+    round: int
+    stage: Stage
+    claim: str  # 64 hex digits; its first twelve are in the name of the certificate's file
+    agree: int  # auditors
+    contradict: int
+
+
+class AuditStatus(Part, frozen=True, kw_only=True):
+    """Audits, since this process started; verdicts of former lives are among them."""
+
+    audited: int = 0  # claims, by us
+    doubted: int = 0  # of those
+    unable: int = 0  # audits that could not be done here
+    refused: int = 0  # votes and certificates that do not hold
+    verdicts: list[VerdictStatus] = []
+
+
 class PeerStatus(Part, frozen=True, kw_only=True):
     """One other peer of the view."""
 
@@ -114,6 +137,7 @@ class PeerStatus(Part, frozen=True, kw_only=True):
     eligible: bool = False  # could be sampled into the next committee
     rtt_ms: float | None = None  # smoothed round trip of pings
     standing: Repute = "good"
+    why: str = ""  # it was expelled, or suspended until its appeal is decided
     addresses: list[str] = []
 
 
@@ -172,6 +196,7 @@ class Status(Part, frozen=True, kw_only=True):
     run: RunStatus | None = None
     progress: ProgressStatus = ProgressStatus()
     chain: ChainStatus | None = None  # None: the run's protocol has none
+    audits: AuditStatus | None = None  # None: the run's protocol has none
     peers: list[PeerStatus] = []
     view: ViewStatus = ViewStatus()
     traffic: TrafficStatus = TrafficStatus()

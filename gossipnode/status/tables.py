@@ -15,7 +15,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from gossipnode.status.report import ChainStatus, OffenceStatus, PeerStatus, RoundStatus, Status
+from gossipnode.status.report import AuditStatus, ChainStatus, OffenceStatus, PeerStatus, RoundStatus, Status
 
 PEERS_SHOWN: Final = 20
 ROUNDS_SHOWN: Final = 8
@@ -94,12 +94,34 @@ def facts(status: Status) -> Table:
     ]
     if status.chain is not None:
         pairs += chain_facts(status.chain)
+    if status.audits is not None:
+        pairs += audit_facts(status.audits)
     if node.epsilon is not None:
         pairs += [("privacy", f"epsilon {node.epsilon:.2f} spent"), ("", "")]
     table = Table.grid(padding=(0, 2))
     for left, right in zip(pairs[::2], pairs[1::2], strict=True):
         table.add_row(Text(left[0], "dim"), safe(left[1]), Text(right[0], "dim"), safe(right[1]))
     return table
+
+
+def audit_facts(audits: AuditStatus) -> list[tuple[str, str]]:
+    expelled = sum(each.stage == "expelled" for each in audits.verdicts)
+    return [
+        ("audits", f"{audits.audited} done, {audits.doubted} doubts, {audits.unable} could not be done"),
+        ("verdicts", f"{len(audits.verdicts)} claims doubted, {expelled} expulsions"),
+    ]
+
+
+def verdict_lines(audits: AuditStatus | None) -> list[RenderableType]:
+    return [
+        Text.assemble(
+            Text(f"round {each.round} ", "dim"),
+            safe(f"{short_peer(each.peer)} "),
+            safe(f"{each.stage} ", "red" if each.stage in ("quarantined", "expelled") else "yellow"),
+            safe(f"{each.kind}: {each.contradict} of {each.agree + each.contradict} auditors contradict it"),
+        )
+        for each in reversed((audits.verdicts if audits else [])[-OFFENCES_SHOWN:])
+    ]
 
 
 def chain_facts(chain: ChainStatus) -> list[tuple[str, str]]:
@@ -186,6 +208,7 @@ def render(status: Status) -> RenderableType:
         parts.append(peer_table(status.peers))
     if status.history:
         parts.append(round_table(status.history))
+    parts += verdict_lines(status.audits)
     parts += offence_lines(status.offences)
     footer = safe(status.node.peer, "dim")
     return Panel(Group(*parts), title=headline(status), title_align="left", subtitle=footer, subtitle_align="left")

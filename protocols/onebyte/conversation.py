@@ -21,7 +21,8 @@ from protocols.onebyte.leader import Leader
 from protocols.onebyte.links import RENEW_AT
 from protocols.onebyte.messages import NewBlock, NewChange, NewEntry
 from protocols.onebyte.parts import Hooks, Parts
-from protocols.training import ChainFigures, Committee, Phase
+from protocols.ownclaims import Docket
+from protocols.training import AuditFigures, ChainFigures, Committee, Phase
 from sampling.peers import PeerId, Round
 from verify.digest import Digest
 
@@ -163,6 +164,18 @@ class OneByte:
     @property
     def held(self) -> Aggregate | None:
         return None
+
+    @property
+    def docket(self) -> Docket:
+        """Verdicts are in the chain."""
+        return Docket()
+
+    @property
+    def audits(self) -> AuditFigures | None:
+        return None
+
+    def may_fetch(self, peer: PeerId, model: Digest) -> bool:
+        return True
 
     @property
     def chain(self) -> ChainFigures:

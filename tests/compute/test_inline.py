@@ -1,17 +1,20 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import trio
 from trio.testing import MockClock
 
 from gossipnode.compute.inline import Cost, InlineLearner, InlineSwarm
 from gossipnode.learn.config import LearnerConfig
+from gossipnode.learn.encoding import encode
 from gossipnode.learn.shard import Shard
 from gossipnode.memoryblobs import MemoryBlobs
 from protocols.learner import Learner, LearnerError, Unfit
 from protocols.manifest import Training
 from sampling.peers import Round
 from verify.digest import digest_of
+from verify.lsh import NO_NORM, distance
 
 COST = Cost(batch_s=0.5, merge_s=1.0, check_s=0.25, evaluate_s=2.0)
 
@@ -65,6 +68,28 @@ async def test_what_a_learner_does_does_not_depend_on_the_others(swarm: InlineSw
     assert await one.train(theta0, Round(1), seed=7) == alone
 
 
+async def test_the_signature_of_an_update(swarm: InlineSwarm, autojump_clock: MockClock) -> None:
+    blobs = MemoryBlobs(10**8)
+    learner: Learner = swarm.learner(Shard(index=2, count=8), blobs)
+    theta0 = await learner.initial()
+    one, two = [await learner.train(theta0, Round(1), seed=seed) for seed in (0, 1)]
+    update = await learner.signature(one.model, theta0, bytes(32))
+    assert update == await learner.signature(one.model, theta0, bytes(32))
+    assert update != await learner.signature(one.model, theta0, bytes([1] * 32))
+    assert distance(update, await learner.signature(two.model, theta0, bytes(32))) > 10
+    assert update.norm < (await learner.signature(one.model, None, bytes(32))).norm
+    assert (await learner.signature(theta0, theta0, bytes(32))).norm == NO_NORM
+
+
+async def test_an_update_beyond_float32_is_unfit(swarm: InlineSwarm, autojump_clock: MockClock) -> None:
+    blobs = MemoryBlobs(10**8)
+    learner, length = swarm.learner(Shard(count=8), blobs), swarm.engine.template.parameters
+    huge = np.full(length, 3e38, dtype=np.float32)
+    up, down = [await blobs.put(encode(vector, swarm.engine.template)) for vector in (huge, -huge)]
+    with pytest.raises(Unfit, match="no signature: a value is not finite, or too large"):
+        await learner.signature(up, down, bytes(32))
+
+
 async def test_a_cancelled_call_stores_nothing(swarm: InlineSwarm, autojump_clock: MockClock) -> None:
     blobs = MemoryBlobs(10**8)
     learner = swarm.learner(Shard(count=8), blobs, COST)
@@ -86,6 +111,8 @@ async def test_unfit_and_missing_models(swarm: InlineSwarm) -> None:
         learner.evaluate(hostile),
         learner.train(hostile, Round(1), seed=0),
         learner.merge([hostile], [1]),
+        learner.signature(hostile, None, bytes(32)),
+        learner.signature(await learner.initial(), hostile, bytes(32)),
     ):
         with pytest.raises(Unfit):
             await attempt

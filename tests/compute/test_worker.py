@@ -33,6 +33,7 @@ from verify.digest import digest_of
 HERE = Path(__file__).parent
 ONE = Round(1)
 ONE_EPOCH = Training()
+SEED = bytes(range(32))
 FOREVER = Training(epochs=0, steps=1_000_000)
 
 
@@ -96,6 +97,8 @@ async def test_a_round_is_what_it_is_inline(tmp_path: Path) -> None:
         assert merged == await inline.merge(models, [1, 3])
         assert merged != await learner.merge(models, [3, 1])
         assert 0 < await learner.check(merged) < 10
+        for parent in (info.theta0, None):
+            assert await learner.signature(merged, parent, SEED) == await inline.signature(merged, parent, SEED)
         assert await learner.evaluate(merged) == await inline.evaluate(merged)
 
         await learner.export(merged, tmp_path / "model.safetensors")

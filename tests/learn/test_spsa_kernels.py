@@ -21,11 +21,11 @@ from gossipnode.learn.kernels.accumulator import LARGEST, HostAccumulator
 from gossipnode.learn.kernels.device import DeviceAccumulator, bits
 from gossipnode.learn.kernels.device import words as words_on_a_device
 from gossipnode.learn.kernels.host import Host
-from gossipnode.learn.kernels.jit import COMPILES
 from gossipnode.learn.kernels.plan import INPUTS, PLANES, ROWS, plan, room
 from gossipnode.learn.kernels.signs import reference_sum, signs, words
 from protocols.learner import Unfit
 from verify.digest import digest_of
+from verify.jit import COMPILES
 
 GOLDEN: dict[str, Any] = json.loads((Path(__file__).parents[1] / "golden" / "spsa.json").read_text())
 CUDA = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU"))
@@ -250,7 +250,7 @@ def test_machine_code_is_kept_where_it_is_told(tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(
         "import pathlib, sys\n"
-        "from gossipnode.learn.kernels import jit\n"
+        "from verify import jit\n"
         "jit.cache_in(pathlib.Path(sys.argv[1]))\n"
         "@jit.jit\n"
         "def doubled(x: int) -> int:\n"

@@ -28,9 +28,22 @@ from protocols.learner import Evaluation, LearnerError, Trained, Unfit
 from protocols.manifest import Manifest, Modest, Timing, run_id
 from protocols.messages import Aggregate, AnyMessage
 from protocols.signatures import Signer
-from protocols.transport import Answer, BlobSource, Gossip, LinkDown, LinkUp, NoAnswer, NotHeld, Traffic, Unreachable
+from protocols.transport import (
+    Answer,
+    BlobSource,
+    Gossip,
+    LinkDown,
+    LinkUp,
+    MayFetch,
+    NoAnswer,
+    NotHeld,
+    Traffic,
+    Unreachable,
+    to_anybody,
+)
 from sampling.peers import PeerId, Role, Round
 from verify.digest import Digest, digest_of
+from verify.lsh import Signature
 from verify.standing import OffenceKind
 
 Said = AnyMessage | bytes | Exception
@@ -95,7 +108,7 @@ class Links:
     def know(self, peer: PeerId, addresses: Sequence[str]) -> None:
         self.known[peer] = addresses
 
-    def serve(self, answer: Answer, blobs: BlobSource) -> None: ...
+    def serve(self, answer: Answer, blobs: BlobSource, may_fetch: MayFetch = to_anybody) -> None: ...
 
     def refuse(self, peer: PeerId) -> None: ...
 
@@ -183,13 +196,13 @@ class ToyLearner:
     """A model is one number and who made it. Training adds 1 and takes `train_s` of virtual time."""
 
     MODEL = struct.Struct("<d8s")
+    samples = 10
     TRAINABLE = 1e4  # from larger ones the loss is not finite
 
     def __init__(self, blobs: MemoryBlobs, name: str) -> None:
         self._blobs = blobs
         self._name = name
         self.train_s = 1.0
-        self.samples = 10
         self.fails = False  # the operator's task raises
         self.poison = False  # it hands out what is not finite
         self.hands_in: float | None = None  # whatever it was to train from
@@ -199,6 +212,7 @@ class ToyLearner:
         self.trained: list[int] = []  # rounds
         self.begun: list[int] = []
         self.evaluated: list[Digest] = []
+        self.replayed: list[tuple[int, str]] = []
 
     async def _put(self, value: float, maker: str) -> Digest:
         return await self._blobs.put(self.MODEL.pack(value, maker.encode()[-8:]))
@@ -224,6 +238,19 @@ class ToyLearner:
         value = float("nan") if self.poison else value + 1
         value = value if self.hands_in is None else self.hands_in
         return Trained(await self._put(value, f"{self._name}{round}"), self.samples, 1, 0.5, self.train_s)
+
+    async def replay(self, parent: Digest, round: Round, *, seed: int, shard: str) -> Trained:
+        """An honest one of that node's."""
+        self.replayed.append((round, shard))
+        await trio.sleep(self.train_s)
+        index = shard.partition("/")[0]
+        model = await self._put(await self.value(parent) + 1, f"{index}/{round}")
+        return Trained(model, ToyLearner.samples, 1, 0.5, self.train_s)
+
+    async def signature(self, model: Digest, parent: Digest | None, seed: bytes) -> Signature:
+        """Far apart for updates that differ."""
+        update = await self.value(model) - (await self.value(parent) if parent else 0.0)
+        return Signature(digest_of(seed + struct.pack("<d", update)), 0)
 
     async def merge(self, models: Sequence[Digest], weights: Sequence[int]) -> Digest:
         values = [await self.value(model) for model in models]
@@ -295,7 +322,8 @@ class Swarm:
         return [await self._start(len(self.members), roles, State(), learner) for _ in range(count)]
 
     async def restart(self, member: Member) -> Member:
-        """The machine is back, with what was saved on it."""
+        """The machine is back, with what was saved on it: it may not know what the others did last."""
+        self.disturbed_s = trio.current_time()
         return await self._start(member.index, [Role.TRAINER], member.saved[-1], {}, member.blobs)
 
     async def _start(
@@ -337,7 +365,15 @@ class Swarm:
             await trio.lowlevel.checkpoint()
             saved.append(state)
 
-        run = Run(self.run_id, self.manifest, b"signed", roles=roles, bootstrap=bootstrap, evaluate_every=0)
+        run = Run(
+            self.run_id,
+            self.manifest,
+            b"signed",
+            roles=roles,
+            bootstrap=bootstrap,
+            evaluate_every=0,
+            shard=f"{index}/99",
+        )
         with trio.CancelScope() as scope:
             built: list[Node] = []
 
@@ -348,7 +384,7 @@ class Swarm:
                 rng = random.Random(f"test/{index}/{trio.current_time()}")
                 node = Node(run, transport, learner, blobs, signer, state=state, save=save, log=MemoryLog(), rng=rng)
                 built.append(node)
-                transport.serve(node.answer, blobs)
+                transport.serve(node.answer, blobs, node.may_fetch)
                 task_status.started(Member(node, learner, blobs, signer.peer, index, scope, saved))
                 await node.run()
 

@@ -15,7 +15,7 @@ from protocols.desk import Desk
 from protocols.exchange import ModelExchange
 from protocols.head import LEAP, Head, Parts, theta0
 from protocols.learner import LearnerError, Trained, Unfit
-from protocols.manifest import Manifest, Modest
+from protocols.manifest import Audit, Manifest, Modest
 from protocols.membership import Membership
 from protocols.messages import Aggregate, AnyMessage, AskHead, HeadIs, Hello, Input, Ping, Pong, Refused, Welcome
 from protocols.signatures import Signer
@@ -46,6 +46,7 @@ def manifest(aggregators: int = 1, rounds: int = 0) -> Manifest:
         model_bytes=10,
         rounds=rounds,
         modest=Modest(trainers=4, aggregators=aggregators),
+        audit=Audit(fraction=0.0),  # nobody here signs anything
     )
 
 
@@ -104,7 +105,8 @@ class Scene:
         self.learner: Any = Toy()
         self.sampler = Sampler(self.view, rules, RUN, self.membership.ping)
         exchange = ModelExchange(links, self.blobs, 10, court)
-        parts = Parts(desk, self.membership, self.sampler, exchange, self.learner, self.blobs, self.manifest, rng)
+        signer, sampler = Signer.from_seed(bytes(32)), self.sampler
+        parts = Parts(desk, self.membership, sampler, exchange, self.learner, self.blobs, self.manifest, rng, signer)
         self.saved: list[Aggregate] = []
         self.head = Head(parts, theta0(self.manifest), self.save)
 

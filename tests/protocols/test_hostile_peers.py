@@ -8,10 +8,12 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from protocols.claiming import sign_claim
 from protocols.desk import Declined
 from protocols.messages import Ack, Computed, Input, Proposal, TrainedModel
 from sampling.peers import Round
 from sampling.view import Delta
+from verify.claims import Claim
 from verify.digest import Digest, digest_of
 
 MakeSwarm = Any  # conftest's
@@ -23,6 +25,14 @@ ABSENT = digest_of(b"nobody holds this")
 async def founded(swarm: Swarm, count: int) -> None:
     await swarm.start(count, train_s=3.0)
     await swarm.see_everyone()
+
+
+def offered(liar: Any, round: Round, model: Digest) -> TrainedModel:  # noqa: ANN401 - conftest's Member
+    """Signed as it should be."""
+    parts = liar.node.parts
+    claim = Claim(liar.peer, round, ABSENT, b"s0/1", model, 1)
+    signature = sign_claim(parts.signer, parts.membership.run_id, claim)
+    return TrainedModel(round, ABSENT, model, 1, Delta(), claim.data, signature)
 
 
 def first_among(swarm: Swarm, rounds: range, victim: Any) -> list[int]:  # noqa: ANN401 - conftest's Member
@@ -40,7 +50,7 @@ async def test_offers_for_far_rounds_do_not_crowd_out_the_next(
     liar = next(member for member in swarm.alive() if member is not victim)
     await swarm.until(lambda: any(member.learner.trained for member in swarm.alive()))
     for round in first_among(swarm, range(5, 50), victim):
-        offer = TrainedModel(Round(round), ABSENT, digest_of(bytes([round])), 1, Delta())
+        offer = offered(liar, Round(round), digest_of(bytes([round])))
         try:
             await liar.node.parts.desk.ask(victim.peer, offer, Ack, 10.0)
         except Declined as refusal:
@@ -61,7 +71,7 @@ async def test_a_trainer_that_offers_and_offers_is_fetched_from_once(
 
         async def offer(number: int) -> None:
             nonlocal declined
-            message = TrainedModel(Round(1), ABSENT, digest_of(bytes([number])), 1, Delta())
+            message = offered(liar, Round(1), digest_of(bytes([number])))
             try:
                 await liar.node.parts.desk.ask(victim.peer, message, Ack, 10.0)
             except Declined:

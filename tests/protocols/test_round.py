@@ -214,7 +214,8 @@ async def test_an_observer_holds_every_nth_and_the_last(autojump_clock: MockCloc
     await founded(swarm, 4)
     (observer,) = await swarm.start(roles=[Role.OBSERVER])
     last = await swarm.until_finished()
-    assert [state.held.round for state in observer.saved if state.held][-3:] == [3, 6, 8]
+    saved = [state.held.round for state in observer.saved if state.held]  # now and then beside
+    assert list(dict.fromkeys(saved))[-3:] == [3, 6, 8]
     assert observer.learner.begun == []
     assert observer.learner.evaluated == [last.model]
     held = [round for round in range(1, 9) if swarm.settled(round).model in observer.blobs]

@@ -9,7 +9,7 @@ import tracemalloc
 import types
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_type_hints
 
 import msgpack
 import msgspec
@@ -106,6 +106,8 @@ def strategy_of(kind: Any) -> st.SearchStrategy[Any]:  # noqa: ANN401 - any fiel
         return st.binary(min_size=meta.min_length or 0, max_size=min(meta.max_length or 64, 64))
     if kind is str:
         return st.text(max_size=meta.max_length)
+    if hasattr(kind, "_fields"):
+        return st.builds(kind, *(strategy_of(each) for each in get_type_hints(kind, include_extras=True).values()))
     assert kind.__origin__ is tuple
     return st.lists(strategy_of(get_args(kind)[0]), max_size=4).map(tuple)
 

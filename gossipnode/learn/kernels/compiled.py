@@ -11,9 +11,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from gossipnode.learn.kernels.jit import jit
 from gossipnode.learn.kernels.plan import GENERATE, ROWS, SLOTS, Operations
 from gossipnode.learn.kernels.signs import GAMMA, MIX1, MIX2, Accumulated, Bytes, Floats, Words
+from verify.jit import jit
 
 BLOCK: Final = 256  # words: a row is 2 KB, and the seventy or so that are in use fit a second-level cache
 _GAMMA: Final = np.uint64(GAMMA)

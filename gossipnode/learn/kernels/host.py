@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gossipnode.learn.kernels import plain
-from gossipnode.learn.kernels.jit import COMPILES
 from gossipnode.learn.kernels.plan import PLANES, plan, room
 from gossipnode.learn.kernels.signs import WORD, Accumulated, Floats, Words
+from verify.jit import COMPILES
 
 BATCH: Final = 512  # larger ones gain little, and the plan of this one is read from the first-level cache
 ALONE: Final = 500_000  # parameters below which a second thread costs more than it brings

@@ -14,7 +14,7 @@ from typing import Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from gossipnode.learn.kernels.jit import jit
+from verify.jit import jit
 
 Operations: TypeAlias = NDArray[np.int32]  # (n, COLUMNS)
 Ints: TypeAlias = NDArray[np.int32]

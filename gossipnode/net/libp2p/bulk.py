@@ -28,7 +28,7 @@ from gossipnode.net.libp2p.guards import BROKEN, finish, reset
 from gossipnode.net.libp2p.sockets import Tally
 from protocols import limits
 from protocols.rates import Admission, Grant
-from protocols.transport import BlobSource, BlobStream, NoAnswer, NotHeld
+from protocols.transport import BlobSource, BlobStream, MayFetch, NoAnswer, NotHeld, to_anybody
 from sampling.peers import PeerId
 from verify.digest import DIGEST_BYTES, Digest, short
 
@@ -108,28 +108,30 @@ class Bulk:
         self._faults = faults
         self._admission = Admission[PeerId](limits.INBOUND_FETCHES_PER_PEER, limits.INBOUND_FETCHES)
         self._blobs: BlobSource | None = None
+        self._may_fetch: MayFetch = to_anybody
 
     # -- serving ------------------------------------------------------------------------------------------------------
 
-    def serve(self, blobs: BlobSource) -> None:
-        self._blobs = blobs
+    def serve(self, blobs: BlobSource, may_fetch: MayFetch = to_anybody) -> None:
+        self._blobs, self._may_fetch = blobs, may_fetch
         self._host.set_stream_handler(PROTOCOL, self._serve)
 
     async def _serve(self, stream: INetStream) -> None:
         try:
             with trio.fail_after(OPEN_S):
                 digest, offset = ASK.unpack(await read_exactly(stream, ASK.size))
-            with self._admission.admitted(name_of(stream.muxed_conn.peer_id)) as admitted:
-                await self._reply(stream, Digest(digest), offset, admitted=admitted is Grant.YES)
+            peer = name_of(stream.muxed_conn.peer_id)
+            with self._admission.admitted(peer) as admitted:
+                await self._reply(stream, peer, Digest(digest), offset, admitted=admitted is Grant.YES)
             await stream.close()
         except (trio.TooSlowError, *BROKEN) as error:
             log.debug("serving a blob ended: %s", one_line(error))
             await reset(stream)
 
-    async def _reply(self, stream: INetStream, digest: Digest, offset: int, *, admitted: bool) -> None:
+    async def _reply(self, stream: INetStream, peer: PeerId, digest: Digest, offset: int, *, admitted: bool) -> None:
         assert self._blobs is not None
         await self._blobs.prove(digest)
-        size = self._blobs.size(digest)
+        size = self._blobs.size(digest) if self._may_fetch(peer, digest) else None
         with trio.fail_after(CHUNK_S):
             if not admitted:
                 await stream.write(REPLY.pack(Status.BUSY, 0))

@@ -33,7 +33,18 @@ from gossipnode.net.libp2p.pubsub import new_pubsub
 from gossipnode.net.libp2p.questions import Questions
 from gossipnode.net.libp2p.sockets import ListenError, Tally, Tcp, bind
 from protocols import limits
-from protocols.transport import Answer, BlobSource, BlobStream, Gossip, LinkDown, LinkUp, Traffic, Unreachable
+from protocols.transport import (
+    Answer,
+    BlobSource,
+    BlobStream,
+    Gossip,
+    LinkDown,
+    LinkUp,
+    MayFetch,
+    Traffic,
+    Unreachable,
+    to_anybody,
+)
 from sampling.peers import PeerId
 from verify.digest import Digest
 
@@ -73,13 +84,13 @@ class Libp2pTransport:
     def know(self, peer: PeerId, addresses: Sequence[str]) -> None:
         self._links.know(peer, addresses)
 
-    def serve(self, answer: Answer, blobs: BlobSource) -> None:
+    def serve(self, answer: Answer, blobs: BlobSource, may_fetch: MayFetch = to_anybody) -> None:
         async def reply(peer: PeerId, frame: bytes) -> bytes:
             self._links.used(peer)
             return await answer(peer, frame)
 
         self._questions.serve(reply)
-        self._bulk.serve(blobs)
+        self._bulk.serve(blobs, may_fetch)
 
     # -- gossip -------------------------------------------------------------------------------------------------------
 

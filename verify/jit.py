@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar, cast
 AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
 
 COMPILES: Final = importlib.util.find_spec("numba") is not None and sys.byteorder == "little"
-_COMPILED_HERE: Final = ("gossipnode.learn.kernels.plan", "gossipnode.learn.kernels.compiled")
+_compiled_here: set[str] = set()  # modules
 
 
 def jit(function: AnyFunction) -> AnyFunction:
@@ -25,6 +25,7 @@ def jit(function: AnyFunction) -> AnyFunction:
         return function
     import numba
 
+    _compiled_here.add(function.__module__)
     try:
         compiled = numba.njit(nogil=True, cache=True)(function)
     except RuntimeError:  # no folder for a cache can be written
@@ -33,8 +34,8 @@ def jit(function: AnyFunction) -> AnyFunction:
 
 
 def cache_in(folder: Path) -> None:
-    """Before the kernels are imported."""
-    assert not any(module in sys.modules for module in _COMPILED_HERE)
+    """Before any module with kernels is imported."""
+    assert not _compiled_here
     if COMPILES:
         from numba.core import config
 

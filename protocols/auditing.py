@@ -1,0 +1,160 @@
+"""The work of one audit: replay an update, recompute an aggregate, or probe an update that nobody else can make.
+
+The auditor has a result of its own before it sees the claimed bytes: it commits to that result, under its own seed, to
+whoever holds them. Replay in the sense of proof of learning (arXiv 2103.05633), with the seed fixed by the claim.
+Invariant: a vote is about what was claimed; when something cannot be had here (parent, bytes, a working task) there is
+none, and only a claim whose work cannot be done by anybody is contradicted without its bytes.
+"""
+
+from __future__ import annotations
+
+import logging
+import statistics
+from collections.abc import Sequence
+from typing import Final
+
+import trio
+
+from protocols.blobs import StoreFull
+from protocols.claiming import shard_of, sign_vote
+from protocols.collection import weights
+from protocols.evidence import Case
+from protocols.exchange import NotFetched
+from protocols.head import Head, Parts
+from protocols.learner import LearnerError, Unfit
+from protocols.messages import Ack, Committed, Input
+from protocols.transport import TransportError
+from sampling.peers import PeerId
+from verify.claims import COMMITTED, NONCE_BYTES, Vote, commitment, training_seed
+from verify.digest import Digest
+from verify.lsh import Signature, Tolerance, agrees
+from verify.standing import OffenceKind
+
+log = logging.getLogger(__name__)
+
+WORSE: Final = 2.0  # times the median loss of the others of its round: a probed update that is worse is suspect
+SLACK: Final = 0.1  # of loss, for models that are nearly perfect
+PREEMPTED: Final = 3  # times an audit gives way to training before it is done regardless
+
+
+class CannotAudit(Exception):
+    """Not here, not now. One line fit for a log."""
+
+
+class Auditing:
+    def __init__(self, parts: Parts, head: Head) -> None:
+        self._parts, self._head = parts, head
+        self._tolerance = Tolerance(parts.manifest.audit.tolerance_bits, parts.manifest.audit.tolerance_norm)
+
+    async def audit(self, case: Case) -> Vote | None:
+        """Our vote; None for a probe, which only we ourselves go by. Raises CannotAudit."""
+        try:
+            if case.made is None:
+                return await self._recomputed(case)
+            if shard_of(case.made.data) is None:
+                await self._probed(case, case.made)
+                return None
+            return await self._replayed(case, case.made)
+        except (NotFetched, StoreFull, LearnerError, Unfit) as error:
+            raise CannotAudit(str(error)) from error
+
+    # -- replay -------------------------------------------------------------------------------------------------------
+
+    async def _replayed(self, case: Case, made: Input) -> Vote:
+        """Train as it says it did. Equal bytes need not be fetched."""
+        parent = Digest(case.aggregate.parent)
+        await self._have_parent(case)
+        own = await self._own(case, made, parent)
+        if own is None:
+            return self._vote(case, b"", b"", self._nonce(), agrees=False)
+        if own == made.model:
+            result = await self._signature(case, own)
+            return self._vote(case, bytes(result), bytes(result), self._nonce(), agrees=True)
+        result, nonce = await self._signature(case, own), self._nonce()
+        await self._claimed_bytes(case, [made], bytes(result), nonce)
+        try:
+            claimed = await self._signature(case, made.model)
+        except Unfit:
+            return self._vote(case, bytes(result), b"", nonce, agrees=False)
+        agreed = agrees(result, claimed, self._tolerance)
+        return self._vote(case, bytes(result), bytes(claimed), nonce, agrees=agreed)
+
+    async def _own(self, case: Case, made: Input, parent: Digest) -> Digest | None:
+        """The model that its work gives. None: nobody can do that work, or it gives another number of examples."""
+        run, shard = self._parts.membership.run_id, shard_of(made.data)
+        assert shard is not None
+        seed = training_seed(run, case.round, parent, made.trainer)
+        try:
+            trained = await self._parts.learner.replay(parent, case.round, seed=seed, shard=shard)
+        except Unfit as error:
+            log.info("%s claims what cannot be done: %s", made.trainer, error)
+            return None
+        return trained.model if trained.samples == made.samples else None
+
+    async def _have_parent(self, case: Case) -> None:
+        parent = self._head.remembered(Digest(case.aggregate.parent))
+        if parent is not None:
+            return await self._head.obtain(parent)
+        partners = self._parts.membership.partners()
+        await self._parts.exchange.obtain(Digest(case.aggregate.parent), await self._parts.sampler.alive(partners))
+
+    async def _signature(self, case: Case, model: Digest) -> Signature:
+        seed = case.seed(self._parts.desk.me)
+        return await self._parts.learner.signature(model, Digest(case.aggregate.parent), seed)
+
+    # -- recompute ----------------------------------------------------------------------------------------------------
+
+    async def _recomputed(self, case: Case) -> Vote:
+        """The mean of the inputs, bit for bit."""
+        inputs, nonce = case.aggregate.inputs, self._nonce()
+        await self._claimed_bytes(case, inputs, b"", nonce)
+        try:
+            own = await self._parts.learner.merge([each.model for each in inputs], weights(inputs))
+        except Unfit:  # whoever merged it had to look
+            return self._vote(case, b"", case.model, nonce, agrees=False)
+        return self._vote(case, own, case.model, nonce, agrees=own == case.model)
+
+    # -- probe --------------------------------------------------------------------------------------------------------
+
+    async def _probed(self, case: Case, made: Input) -> None:
+        """Beside the others of its round, on our own data: a suspicion, and no proof."""
+        inputs = case.aggregate.inputs
+        await self._claimed_bytes(case, inputs, b"", self._nonce())
+        losses = {each.trainer: (await self._parts.learner.evaluate(each.model)).loss for each in inputs}
+        mine = losses.pop(made.trainer)
+        if losses and mine > WORSE * statistics.median(losses.values()) + SLACK:
+            detail = f"its update of round {case.round} has loss {mine:.3g} here, far above the others'"
+            self._parts.desk.accuse(made.trainer, OffenceKind.SUSPECT_UPDATE, detail)
+
+    # -- the claimed bytes --------------------------------------------------------------------------------------------
+
+    async def _claimed_bytes(self, case: Case, inputs: Sequence[Input], own: bytes, nonce: bytes) -> None:
+        """Commit to those who hold them, then fetch. Raises NotFetched, StoreFull."""
+        bound = commitment(self._parts.desk.me, case.claim, own, nonce)
+        run, makers = self._parts.membership.run_id, case.aggregate.aggregators
+        signature = self._parts.signer.sign(COMMITTED, run, case.claim + bound)
+        message = Committed(case.round, case.claim, bound, signature)
+        lacking = [each for each in inputs if each.model not in self._parts.blobs]
+        async with trio.open_nursery() as nursery:
+            for peer in dict.fromkeys([*(each.trainer for each in lacking), *(makers if lacking else ())]):
+                nursery.start_soon(self._commit_to, peer, message)
+        try:
+            await self._parts.exchange.obtain_all((each.model, [each.trainer, *makers]) for each in inputs)
+        except NotFetched as error:
+            if case.made is not None:
+                detail = f"its update of round {case.round} cannot be had: {error}"
+                self._parts.desk.accuse(case.accused, OffenceKind.BROKEN_PROMISE, detail)
+            raise
+
+    async def _commit_to(self, peer: PeerId, message: Committed) -> None:
+        try:
+            await self._parts.desk.insist(peer, message, Ack)
+        except TransportError as error:
+            log.info("round %d: %s does not take our commitment: %s", message.round, peer, error)
+
+    def _nonce(self) -> bytes:
+        return self._parts.rng.randbytes(NONCE_BYTES)
+
+    def _vote(self, case: Case, own: bytes, claimed: bytes, nonce: bytes, *, agrees: bool) -> Vote:
+        unsigned = Vote(self._parts.desk.me, case.claim, agrees, own, claimed, nonce, b"")
+        return sign_vote(self._parts.signer, self._parts.membership.run_id, unsigned)

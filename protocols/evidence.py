@@ -1,0 +1,273 @@
+"""The evidence of a run: claims under audit and the votes on them, trainers who claimed twice, and what follows.
+
+A CRDT: votes are only ever added, so merging is union, and the judgement is a pure function of what is held and of who
+could have been an auditor. Everything is checked at the door: claims, beacon, draw, that the voter may vote, and that
+its vote says what its own figures say. Source: `verify.tally`. Invariant: nobody is judged by less than what
+`gossipnode audit` would confirm from the same certificate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from protocols import limits
+from protocols.claiming import claim_of, link_holds, link_of, merged_of, twice_holds, vote_holds, whole
+from protocols.manifest import Audit
+from protocols.messages import Aggregate, Certificate, Input, Link, Twice
+from sampling.peers import PeerId, Round
+from verify.claims import NONCE_BYTES, Vote, auditors, is_drawn, projection_seed, sealed
+from verify.digest import DIGEST_BYTES, Digest
+from verify.lsh import SIGNATURE_BYTES, Signature, Tolerance, agrees
+from verify.tally import DECIDED, Stage, Verdict, reach, tally
+
+Doubt = str | None  # why not to believe it
+FORGED: Final = "a signature in it does not hold"
+UNKNOWN: Final = "of a history that we do not know"
+
+
+@dataclass(eq=False)
+class Case:
+    """One claim that was drawn for an audit, and what was said of it."""
+
+    aggregate: Aggregate
+    beacon: Link
+    made: Input | None  # the trainer's part; None: the aggregate as a whole
+    claim: Digest = field(init=False)
+    votes: dict[PeerId, dict[bool, Vote]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        of = self.aggregate
+        self.claim = (merged_of(of) if self.made is None else claim_of(of.round, of.parent, self.made)).statement
+
+    @property
+    def accused(self) -> PeerId:
+        return self.aggregate.aggregators[0] if self.made is None else self.made.trainer
+
+    @property
+    def round(self) -> Round:
+        return self.aggregate.round
+
+    @property
+    def model(self) -> Digest:
+        return self.aggregate.model if self.made is None else self.made.model
+
+    def seed(self, auditor: PeerId) -> Digest:
+        """Of the projection that this auditor signs under."""
+        return projection_seed(self.beacon.model, self.claim, auditor)
+
+    def all_votes(self) -> list[Vote]:
+        return [vote for peer in sorted(self.votes) for _, vote in sorted(self.votes[peer].items())]
+
+    def certificate(self) -> Certificate:
+        votes = tuple(self.all_votes()[: limits.VOTES])
+        return Certificate(self.aggregate, self.accused, self.made is not None, self.beacon, votes)
+
+    @property
+    def digest(self) -> Digest:
+        """Of all that is known of it."""
+        return sealed(self.claim, *(vote.statement for vote in self.all_votes()))
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """Auditors that agree, and that contradict."""
+        kinds = [kind for votes in self.votes.values() for kind in votes]
+        return kinds.count(True), kinds.count(False)
+
+    @property
+    def doubted(self) -> bool:
+        return any(False in kinds for kinds in self.votes.values())
+
+
+def opened(certificate: Certificate) -> Case | None:
+    """The case that it is of, without its votes; None if it names no claim of its aggregate."""
+    aggregate = certificate.aggregate
+    if not certificate.trained:
+        mine = aggregate.aggregators[:1] == (certificate.accused,)
+        return Case(aggregate, certificate.beacon, None) if mine else None
+    made = next((each for each in aggregate.inputs if each.trainer == certificate.accused), None)
+    return Case(aggregate, certificate.beacon, made) if made is not None else None
+
+
+def ill_drawn(case: Case, run: bytes, audit: Audit) -> Doubt:
+    """Why its claim was not drawn for an audit, by its own bytes."""
+    aggregate, beacon = case.aggregate, case.beacon
+    if (beacon.round, beacon.parent) != (aggregate.round + 1, aggregate.model):
+        return "its beacon is not of the next round"
+    if not is_drawn(beacon.model, case.claim, audit.fraction):
+        return "the claim was not drawn for an audit"
+    if not whole(aggregate, run) or not link_holds(beacon, run):
+        return FORGED
+    return None
+
+
+def ill_voted(case: Case, vote: Vote, run: bytes, audit: Audit) -> Doubt:
+    """Why it is no vote on this case."""
+    if vote.claim != case.claim or vote.auditor == case.accused or len(vote.nonce) != NONCE_BYTES:
+        return "a vote on something else"
+    size = DIGEST_BYTES if case.made is None else SIGNATURE_BYTES
+    if len(vote.own) not in (0, size) or len(vote.claimed) not in (0, size):
+        return "a vote without figures"
+    if vote.agrees != _agree(case, vote, audit):
+        return "a vote that its own figures do not bear out"
+    return None if vote_holds(vote, run) else FORGED
+
+
+def _agree(case: Case, vote: Vote, audit: Audit) -> bool:
+    if case.made is None:
+        return vote.own == vote.claimed == case.aggregate.model
+    if not vote.own or not vote.claimed:
+        return False
+    tolerance = Tolerance(audit.tolerance_bits, audit.tolerance_norm)
+    return agrees(Signature.of(vote.own), Signature.of(vote.claimed), tolerance)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What the evidence amounts to."""
+
+    expelled: dict[PeerId, str] = field(default_factory=dict)  # and why
+    suspended: dict[PeerId, str] = field(default_factory=dict)  # by a panel, until the appeal
+    wrong: dict[Digest, Aggregate] = field(default_factory=dict)  # aggregates whose maker was expelled for them
+    contradicted: tuple[tuple[PeerId, Digest], ...] = ()  # auditors, and the claims on which they were
+
+
+class Evidence:
+    def __init__(self, run: bytes, audit: Audit, candidates: Callable[[], Sequence[PeerId]]) -> None:
+        """`candidates`: who could be an auditor at all, as we see it."""
+        self.run, self.audit = run, audit
+        self.cases: dict[Digest, Case] = {}  # the oldest first
+        self.twice: dict[PeerId, Twice] = {}
+        self.refused = 0  # of what was told us
+        self._candidates = candidates
+
+    # -- what comes in ------------------------------------------------------------------------------------------------
+
+    def restore(self, certificates: Sequence[Certificate], twice: Sequence[Twice]) -> None:
+        """What we held in a former life."""
+        for certificate in certificates:
+            self.certify(certificate)
+        for each in twice:
+            self.equivocated(each)
+
+    def open(self, aggregate: Aggregate, successor: Aggregate) -> list[Case]:
+        """The claims of `aggregate` that are audited, now that its successor is there."""
+        beacon = link_of(successor)
+        every = [Case(aggregate, beacon, made) for made in (*aggregate.inputs, None)]
+        return [self._kept(case) for case in every if is_drawn(beacon.model, case.claim, self.audit.fraction)]
+
+    def vote(self, case: Case, vote: Vote) -> Doubt:
+        """Adds it. UNKNOWN if it may hold but not as we see the swarm."""
+        known = case.votes.get(vote.auditor, {})
+        if known.get(vote.agrees) is not None:
+            return None
+        if (doubt := ill_voted(case, vote, self.run, self.audit)) is None and vote.auditor not in self.bench(case):
+            doubt = UNKNOWN
+        if doubt is not None:
+            self.refused += 1
+            return doubt
+        case.votes.setdefault(vote.auditor, {})[vote.agrees] = vote
+        return None
+
+    def certify(self, certificate: Certificate) -> Doubt:
+        """Adds what it says. Its beacon is for the caller to believe."""
+        case = opened(certificate)
+        if case is None:
+            return "it names no claim"
+        case = self.cases.get(case.claim, case)
+        if case.beacon.model != certificate.beacon.model:
+            return UNKNOWN
+        if case.claim not in self.cases and (doubt := ill_drawn(case, self.run, self.audit)) is not None:
+            self.refused += 1
+            return doubt
+        doubts = [self.vote(case, vote) for vote in certificate.votes]
+        if case.doubted:
+            self._kept(case)
+        return next((doubt for doubt in doubts if doubt is not None), None if case.doubted else "nobody doubts it")
+
+    def equivocated(self, twice: Twice) -> Doubt:
+        if not twice_holds(twice, self.run):
+            self.refused += 1
+            return FORGED
+        if len(self.twice) < limits.EVIDENCE:
+            self.twice.setdefault(twice.first.trainer, twice)
+        return None
+
+    def _kept(self, case: Case) -> Case:
+        kept = self.cases.setdefault(case.claim, case)
+        idle = (each for each in self.cases.values() if not each.doubted)
+        if len(self.cases) > limits.EVIDENCE + limits.OPEN_CASES:
+            oldest = next(idle, None) or min(self.cases.values(), key=lambda each: each.round)
+            del self.cases[oldest.claim]
+        return kept
+
+    # -- what follows -------------------------------------------------------------------------------------------------
+
+    def order(self, case: Case) -> tuple[PeerId, ...]:
+        """All who could audit it, in the order in which they are called."""
+        others = (peer for peer in self._candidates() if peer != case.accused)
+        return auditors(others, case.beacon.model, case.claim)
+
+    def bench(self, case: Case) -> tuple[PeerId, ...]:
+        """Those of them who may vote."""
+        order = self.order(case)
+        return order[: reach(len(order), self.audit.appeal)]
+
+    def verdict(self, case: Case) -> Verdict:
+        votes = {peer: frozenset(kinds) for peer, kinds in case.votes.items()}
+        return tally(self.order(case), votes, self.audit.appeal)
+
+    def judgement(self, now: Round) -> Judgement:
+        """Of all that is held; expulsions lapse when the manifest says so."""
+        found = Judgement()
+        contradicted: list[tuple[PeerId, Digest]] = []
+        for peer, twice in self.twice.items():
+            if self._lasts(twice.round, now):
+                found.expelled[peer] = f"claimed two results of round {twice.round}"
+        for case in sorted(self.doubted(), key=lambda each: (each.round, each.claim)):
+            verdict = self.verdict(case)
+            contradicted += [(peer, case.claim) for peer in verdict.contradicted if peer not in found.expelled]
+            if verdict.stage is Stage.EXPELLED:
+                self._expel(case, found, now)
+            elif verdict.stage is Stage.QUARANTINED:
+                found.suspended[case.accused] = f"{_of(case)}: the appeal is under way"
+        return Judgement(found.expelled, found.suspended, found.wrong, tuple(contradicted))
+
+    def _expel(self, case: Case, found: Judgement, now: Round) -> None:
+        if case.made is None:
+            found.wrong[case.model] = case.aggregate
+        if self._lasts(case.round, now):
+            agree, contradict = case.counts
+            found.expelled.setdefault(
+                case.accused, f"{_of(case)}: {contradict} of {agree + contradict} auditors contradict it"
+            )
+
+    def _lasts(self, since: Round, now: Round) -> bool:
+        return not self.audit.readmit_rounds or now < since + self.audit.readmit_rounds
+
+    def doubted(self) -> list[Case]:
+        return [case for case in self.cases.values() if case.doubted]
+
+    def undecided(self, case: Case) -> bool:
+        return self.verdict(case).stage not in DECIDED
+
+    # -- what goes out ------------------------------------------------------------------------------------------------
+
+    def have(self) -> tuple[Digest, ...]:
+        return tuple(digest for digest, _ in self._told())[-limits.EVIDENCE :]
+
+    def lacking(self, have: Sequence[bytes]) -> list[Certificate | Twice]:
+        """What a peer that has those lacks."""
+        known = frozenset(have)
+        return [what for digest, what in self._told() if digest not in known]
+
+    def _told(self) -> Iterator[tuple[Digest, Certificate | Twice]]:
+        for twice in self.twice.values():
+            yield sealed(twice.first.trainer.encode()), twice
+        for case in self.doubted():
+            yield case.digest, case.certificate()
+
+
+def _of(case: Case) -> str:
+    return f"its {'aggregate' if case.made is None else 'update'} of round {case.round}"

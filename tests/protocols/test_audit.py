@@ -1,0 +1,175 @@
+"""Audits in whole swarms: who lies is out everywhere, who does not stays, and nobody is judged by a liar's word."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+from trio.testing import MockClock
+
+from protocols.learner import Trained
+from protocols.manifest import Audit
+from protocols.messages import Ack
+from sampling.view import Delta
+from verify.standing import OffenceKind, Repute
+from verify.tally import Stage
+
+MakeSwarm = Any  # conftest's
+Member = Any
+Swarm = Any
+
+ALWAYS = Audit(fraction=1.0)
+
+
+def expelled(member: Member) -> set[str]:
+    return set(member.node.standing.expelled)
+
+
+def auditor(member: Member) -> Any:  # noqa: ANN401  # protocols.audit's
+    return member.node.protocol.auditor
+
+
+async def founded(make_swarm: MakeSwarm, count: int = 8, **tables: object) -> Swarm:
+    swarm = make_swarm(trainers=3, **{"rounds": 40, "audit": ALWAYS} | tables)
+    await swarm.start(count)
+    await swarm.see_everyone()
+    return swarm
+
+
+def lying(swarm: Swarm, *numbers: int) -> list[Member]:
+    """The others are honest, and returned."""
+    liars = [swarm.members[number] for number in numbers]
+    swarm.liars.update(member.peer for member in liars)
+    return [member for member in swarm.members if member not in liars]
+
+
+def all_expel(honest: Iterable[Member], *liars: Member) -> bool:
+    return all(expelled(member) == {liar.peer for liar in liars} for member in honest)
+
+
+async def test_who_hands_in_what_it_did_not_train_is_expelled_everywhere(
+    autojump_clock: MockClock, make_swarm: MakeSwarm
+) -> None:
+    swarm = await founded(make_swarm)
+    liar, honest = swarm.members[3], lying(swarm, 3)
+    liar.learner.hands_in = -7.0
+    await swarm.until(lambda: all_expel(honest, liar))
+    assert {member.node.standing.repute(liar.peer, member.round) for member in honest} == {Repute.EXPELLED}
+    round = max(member.round for member in honest)
+    await swarm.until(lambda: min(member.round for member in honest) >= round + 6)
+    late = [each for each in swarm.believed if each.round > round + 2]
+    assert late
+    assert not any(liar.peer in (*(made.trainer for made in each.inputs), *each.aggregators) for each in late)
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_an_honest_swarm_expels_nobody(autojump_clock: MockClock, make_swarm: MakeSwarm, seed: int) -> None:
+    swarm = await founded(make_swarm, rounds=10, seed=seed)
+    await swarm.until_finished()
+    assert [expelled(member) for member in swarm.members] == [set()] * 8
+    assert sum(auditor(member).audited for member in swarm.members) > 20
+    assert [case for member in swarm.members for case in auditor(member).evidence.doubted()] == []
+
+
+async def test_a_wrong_aggregate_is_rolled_back_and_its_maker_expelled(
+    autojump_clock: MockClock, make_swarm: MakeSwarm
+) -> None:
+    swarm = await founded(make_swarm)
+    liar, honest = swarm.members[2], lying(swarm, 2)
+    merges_wrongly(liar)
+    await swarm.until(lambda: all_expel(honest, liar))
+    wrong = {case.model for case in auditor(honest[0]).evidence.doubted()}
+    assert wrong
+    swarm.convicted = frozenset(wrong)
+    last = await swarm.until_finished(4000.0)
+    assert last.round == 40
+    assert {await member.learner.value(member.head.known.model) for member in honest} == {
+        40.0
+    }  # as if it had never been
+
+
+def merges_wrongly(member: Member) -> None:
+    """As an aggregator only: what it audits it audits well."""
+    aggregator = member.node.protocol.aggregator
+    mean = aggregator._mean
+
+    async def biased(*args: Any) -> Any:  # noqa: ANN401  # protocols' own types
+        member.learner.bias = 1000.0
+        try:
+            return await mean(*args)
+        finally:
+            member.learner.bias = 0.0
+
+    aggregator._mean = biased
+
+
+async def test_an_auditor_that_lies_is_contradicted_and_loses_its_standing(
+    autojump_clock: MockClock, make_swarm: MakeSwarm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    swarm = await founded(make_swarm, rounds=60)
+    liar, honest = swarm.members[4], lying(swarm, 4)
+    slander(liar, monkeypatch)
+    await swarm.until(lambda: all(m.node.standing.quarantined(liar.peer, m.round) for m in honest), 2000.0)
+    assert {expelled(member).issubset(set()) for member in honest} == {True}
+    assert {kind for member in honest for peer, kind in member.offences()} == {OffenceKind.FALSE_VOTE}
+
+
+def slander(member: Member, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It contradicts whatever it audits."""
+    auditing = auditor(member)._auditing
+
+    async def audit(case: Any) -> Any:  # noqa: ANN401  # protocols' own types
+        made = auditing._nonce()
+        if case.made is None:
+            return auditing._vote(case, bytes(32), case.model, made, agrees=False)
+        return auditing._vote(case, b"", b"", made, agrees=False)
+
+    monkeypatch.setattr(auditing, "audit", audit)
+
+
+async def test_a_minority_of_colluding_auditors_expels_nobody(
+    autojump_clock: MockClock, make_swarm: MakeSwarm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    swarm = await founded(make_swarm, count=13, rounds=30)
+    honest = lying(swarm, 1, 5, 9, 11)
+    for number in (1, 5, 9, 11):
+        slander(swarm.members[number], monkeypatch)
+    await swarm.until_finished(4000.0)
+    assert [expelled(member) for member in honest] == [set()] * 9
+    stages = {verdict.stage for member in honest for verdict in auditor(member).figures.verdicts}
+    assert stages <= {Stage.CLEARED, Stage.ACQUITTED}
+
+
+async def test_expulsions_outlive_a_restart_and_newcomers_learn_of_them(
+    autojump_clock: MockClock, make_swarm: MakeSwarm
+) -> None:
+    swarm = await founded(make_swarm, rounds=60)
+    liar, honest = swarm.members[3], lying(swarm, 3)
+    liar.learner.hands_in = -7.0
+    await swarm.until(lambda: all_expel(honest, liar))
+    await swarm.until(lambda: all(member.saved[-1].docket.certificates for member in honest))
+    swarm.crash(swarm.members[5])
+    back = await swarm.restart(swarm.members[5])
+    assert back.node.standing.expelled == {} or expelled(back) == {liar.peer}
+    await swarm.until(lambda: expelled(back) == {liar.peer}, 1.0)
+    (newcomer,) = await swarm.start()
+    await swarm.until(lambda: expelled(newcomer) == {liar.peer})
+    assert liar.peer not in newcomer.node.parts.sampler.candidates(newcomer.round)
+
+
+async def test_two_results_of_one_piece_of_work_are_proof(autojump_clock: MockClock, make_swarm: MakeSwarm) -> None:
+    swarm = make_swarm(trainers=3, rounds=8, audit=Audit(fraction=1e-9), start_peers=6)
+    await swarm.start(6, train_s=30.0)
+    await swarm.see_everyone()
+    (victim,) = swarm.aggregators(1)
+    liar = next(member for member in swarm.trainers(1) if member is not victim)
+    honest = lying(swarm, liar.index)
+    liar.learner.train_s = 0.1
+    gathering = victim.node.protocol.aggregator._collections
+    await swarm.until(lambda: any(liar.peer in each._ready for each in gathering.values()))
+    other = await liar.learner._put(5.0, "another")
+    parts, trainer = liar.node.parts, liar.node.protocol.trainer
+    offer = trainer._offer(trainer._begun, Trained(other, 10, 1, 0.5, 1.0), Delta())
+    await parts.desk.ask(victim.peer, offer, Ack, 10.0)
+    await swarm.until(lambda: all_expel(honest, liar), 60.0)
