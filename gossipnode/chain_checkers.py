@@ -176,10 +176,6 @@ class FewVoid:
         self.judged = 0
         self.void = 0
 
-    @property
-    def share(self) -> float | None:
-        return self.void / self.judged if self.judged else None
-
     def look(self, world: World) -> Iterator[Finding]:
         if world.calm_s < SETTLED_S and world.calm_since_s != 0.0:  # 0: there was none yet
             self._open.clear()

@@ -73,8 +73,8 @@ class Caught(msgspec.Struct, frozen=True, kw_only=True):
 
     peer: str
     kind: str  # of adversary
-    round: int  # of the first honest node's offence that we know of
-    evidence: str  # that offence
+    round: int  # of the first claim, or offence, that speaks against it
+    evidence: str
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -260,8 +260,7 @@ def _judged(honest: Sequence[Status], hostile: Mapping[str, str]) -> _Judged:
     shunned = {peer for view in views for peer, standing in view.items() if standing in SHUNNED}
     named = {peer for view in views for peer, standing in view.items() if standing == "expelled"}
     expelled = [peer for peer in sorted(named) if all(view.get(peer, "expelled") == "expelled" for view in views)]
-    offences = [offence for status in honest for offence in status.offences]
-    caught = [_caught(peer, kind, offences) for peer, kind in hostile.items() if peer in shunned]
+    caught = [_caught(peer, kind, honest) for peer, kind in hostile.items() if peer in shunned]
     own = {status.node.peer for status in honest}
     return _Judged(
         caught=caught,
@@ -271,11 +270,15 @@ def _judged(honest: Sequence[Status], hostile: Mapping[str, str]) -> _Judged:
     )
 
 
-def _caught(peer: str, kind: str, offences: Iterable[OffenceStatus]) -> Caught:
-    first = min((each for each in offences if each.peer == peer), key=lambda each: each.round, default=None)
-    if first is None:  # the evidence came from others
-        return Caught(peer=peer, kind=kind, round=0, evidence="")
-    return Caught(peer=peer, kind=kind, round=first.round, evidence=f"{first.kind}: {first.detail}")
+def _caught(peer: str, kind: str, honest: Sequence[Status]) -> Caught:
+    """With what the verdict says, if there was one; else by the first offence."""
+    why = next((each.why for status in honest for each in status.peers if each.peer == peer and each.why), "")
+    verdicts = [each for status in honest if status.audits for each in status.audits.verdicts if each.peer == peer]
+    found = [(each.round, why) for each in verdicts if each.stage in SHUNNED]
+    offences = [offence for status in honest for offence in status.offences if offence.peer == peer]
+    found = found or [(each.round, f"{each.kind}: {each.detail}") for each in offences]
+    round, evidence = min(found, default=(0, why))
+    return Caught(peer=peer, kind=kind, round=round, evidence=evidence)
 
 
 def _committee(each: RoundStatus) -> CommitteeOf:

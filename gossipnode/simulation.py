@@ -298,7 +298,7 @@ class Swarm:
             events=self._faults.happened,
             curve=self._curve.points,
             broken=self._checks.findings,
-            chain=chain_of(living),
+            chain=chain_of({name: status for name, status in living.items() if name not in hostile}),
             entries=0 if self._few_void is None else self._few_void.judged,
             void=0 if self._few_void is None else self._few_void.void,
         )

@@ -19,7 +19,7 @@ from protocols.messages import AnyMessage
 from protocols.onebyte.book import Book
 from protocols.onebyte.conversation import OneByte
 from protocols.onebyte.messages import PART_BYTES, AskSnapshot, ChainIs, SnapshotIs
-from protocols.transport import Answer, BlobSource, Transport
+from protocols.transport import Answer, BlobSource, MayFetch, Transport
 from sampling.peers import PeerId
 from verify.digest import digest_of
 
@@ -28,13 +28,13 @@ EPOCHS_ON = 8  # the invented checkpoint is so many later than the certified one
 
 def long_range(gang: Gang) -> Conduct:
     def transport(honest: Transport) -> Transport:
-        def serve(answer: Answer, blobs: BlobSource) -> None:
+        def serve(answer: Answer, blobs: BlobSource, may_fetch: MayFetch) -> None:
             async def lie(sender: PeerId, frame: bytes) -> bytes:
                 told = await answer(sender, frame)
                 forged = None if sender == honest.me else _forged(gang, honest.me)
                 return told if forged is None else _instead(frame, told, forged)
 
-            honest.serve(lie, blobs)
+            honest.serve(lie, blobs, may_fetch)
 
         return bent(honest, serve=serve)
 

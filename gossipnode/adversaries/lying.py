@@ -13,13 +13,16 @@ import msgspec
 
 from gossipnode.adversaries.bent import Gang, bent
 from gossipnode.conduct import Conduct
+from gossipnode.node import Node
 from gossipnode.trainings import AnyLearner
 from protocols import wire
 from protocols.blobs import Blobs
+from protocols.claiming import sign_claim
 from protocols.learner import Trained
 from protocols.messages import TrainedModel
-from protocols.transport import Answer, BlobSource, Transport
+from protocols.transport import Answer, BlobSource, MayFetch, Transport
 from sampling.peers import PeerId, Round
+from verify.claims import Claim
 from verify.digest import Digest
 
 
@@ -36,7 +39,7 @@ def garbage(gang: Gang) -> Conduct:
             own = peer == honest.me
             return await honest.request(peer, frame if own else spoilt(frame), timeout_s=timeout_s)
 
-        def serve(answer: Answer, blobs: BlobSource) -> None:
+        def serve(answer: Answer, blobs: BlobSource, may_fetch: MayFetch) -> None:
             async def spoilt_answer(sender: PeerId, frame: bytes) -> bytes:
                 found = await answer(sender, frame)
                 return found if sender == honest.me else spoilt(found)
@@ -44,7 +47,7 @@ def garbage(gang: Gang) -> Conduct:
             def read(digest: Digest, offset: int, length: int) -> bytes:
                 return spoilt(blobs.read(digest, offset, length))
 
-            honest.serve(spoilt_answer, bent(blobs, read=read))
+            honest.serve(spoilt_answer, bent(blobs, read=read), may_fetch)
 
         return bent(honest, publish=publish, request=request, serve=serve)
 
@@ -53,6 +56,7 @@ def garbage(gang: Gang) -> Conduct:
 
 def equivocator(gang: Gang) -> Conduct:
     second: dict[Digest, Digest] = {}  # of each update that it made
+    alive: list[Node] = []
 
     def learner(honest: AnyLearner, blobs: Blobs) -> AnyLearner:
         async def train(parent: Digest, round: Round, *, seed: int) -> Trained:
@@ -66,13 +70,24 @@ def equivocator(gang: Gang) -> Conduct:
         async def request(peer: PeerId, frame: bytes, *, timeout_s: float) -> bytes:
             message = wire.decode(frame)
             if isinstance(message, TrainedModel) and hash_bit(peer):
-                other = second.get(Digest(message.model), Digest(message.model))
-                frame = wire.encode(msgspec.structs.replace(message, model=other))
+                frame = wire.encode(_claiming(alive[0], message, second[Digest(message.model)]))
             return await honest.request(peer, frame, timeout_s=timeout_s)
 
         return bent(honest, request=request)
 
-    return Conduct(learner=learner, transport=transport)
+    async def live(node: Node) -> None:
+        alive[:] = [node]
+        await node.run()
+
+    return Conduct(learner=learner, transport=transport, live=live)
+
+
+def _claiming(node: Node, message: TrainedModel, model: Digest) -> TrainedModel:
+    """The same claim of another model, signed as well."""
+    parts = node.parts
+    claim = Claim(parts.desk.me, message.round, message.parent, message.data, model, message.samples)
+    signature = sign_claim(parts.signer, parts.membership.run_id, claim)
+    return msgspec.structs.replace(message, model=model, signature=signature)
 
 
 def hash_bit(peer: PeerId) -> bool:

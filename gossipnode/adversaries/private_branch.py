@@ -22,7 +22,7 @@ from protocols.messages import Refused
 from protocols.onebyte.book import Book
 from protocols.onebyte.conversation import OneByte
 from protocols.onebyte.messages import AskChain
-from protocols.transport import Answer, BlobSource, Transport
+from protocols.transport import Answer, BlobSource, MayFetch, Transport
 from sampling.peers import PeerId
 
 PLOT = 0.25  # of a deadline, between two looks
@@ -46,13 +46,13 @@ def private_branch(gang: Gang) -> Conduct:
 def _silent(honest: Transport) -> Transport:
     """Answers no AskChain: what is saved would be in it."""
 
-    def serve(answer: Answer, blobs: BlobSource) -> None:
+    def serve(answer: Answer, blobs: BlobSource, may_fetch: MayFetch) -> None:
         async def but_not_that(sender: PeerId, frame: bytes) -> bytes:
             if isinstance(_decoded(frame), AskChain):
                 return wire.encode(Refused("busy"))
             return await answer(sender, frame)
 
-        honest.serve(but_not_that, blobs)
+        honest.serve(but_not_that, blobs, may_fetch)
 
     return bent(honest, serve=serve)
 
