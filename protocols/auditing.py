@@ -25,7 +25,7 @@ from protocols.messages import Ack, Committed, Input
 from protocols.transport import TransportError
 from sampling.peers import PeerId
 from verify.claims import COMMITTED, NONCE_BYTES, Vote, commitment, training_seed
-from verify.digest import Digest
+from verify.digest import Digest, digest_of
 from verify.lsh import Signature, Tolerance, agrees
 from verify.standing import OffenceKind
 
@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 
 WORSE: Final = 2.0  # times the median loss of the others of its round: a probed update that is worse is suspect
 SLACK: Final = 0.1  # of loss, for models that are nearly perfect
+_NONCE: Final = b"gossipnode/nonce/1"
 PREEMPTED: Final = 3  # times an audit gives way to training before it is done regardless
 
 
@@ -65,11 +66,11 @@ class Auditing:
         await self._have_parent(case)
         own = await self._own(case, made, parent)
         if own is None:
-            return self._vote(case, b"", b"", self._nonce(), agrees=False)
+            return self._vote(case, b"", b"", self._nonce(case), agrees=False)
         if own == made.model:
             result = await self._signature(case, own)
-            return self._vote(case, bytes(result), bytes(result), self._nonce(), agrees=True)
-        result, nonce = await self._signature(case, own), self._nonce()
+            return self._vote(case, bytes(result), bytes(result), self._nonce(case), agrees=True)
+        result, nonce = await self._signature(case, own), self._nonce(case)
         await self._claimed_bytes(case, [made], bytes(result), nonce)
         try:
             claimed = await self._signature(case, made.model)
@@ -105,7 +106,7 @@ class Auditing:
 
     async def _recomputed(self, case: Case) -> Vote:
         """What the inputs make by the manifest's rule, bit for bit."""
-        inputs, nonce = case.aggregate.inputs, self._nonce()
+        inputs, nonce = case.aggregate.inputs, self._nonce(case)
         await self._claimed_bytes(case, inputs, b"", nonce)
         try:
             own = await self._head.merged(Digest(case.aggregate.parent), inputs)
@@ -118,7 +119,7 @@ class Auditing:
     async def _probed(self, case: Case, made: Input) -> None:
         """Beside the others of its round, on our own data: a suspicion, and no proof."""
         inputs = case.aggregate.inputs
-        await self._claimed_bytes(case, inputs, b"", self._nonce())
+        await self._claimed_bytes(case, inputs, b"", self._nonce(case))
         losses = {each.trainer: (await self._parts.learner.evaluate(each.model)).loss for each in inputs}
         mine = losses.pop(made.trainer)
         if losses and mine > WORSE * statistics.median(losses.values()) + SLACK:
@@ -151,8 +152,9 @@ class Auditing:
         except TransportError as error:
             log.info("round %d: %s does not take our commitment: %s", message.round, peer, error)
 
-    def _nonce(self) -> bytes:
-        return self._parts.rng.randbytes(NONCE_BYTES)
+    def _nonce(self, case: Case) -> bytes:
+        """Ours alone, and the same again: an audit that was given up for training, or by a crash, commits alike."""
+        return digest_of(self._parts.signer.sign(_NONCE, self._parts.membership.run_id, case.claim))[:NONCE_BYTES]
 
     def _vote(self, case: Case, own: bytes, claimed: bytes, nonce: bytes, *, agrees: bool) -> Vote:
         unsigned = Vote(self._parts.desk.me, case.claim, agrees, own, claimed, nonce, b"")

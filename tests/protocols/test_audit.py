@@ -117,7 +117,7 @@ def slander(member: Member, monkeypatch: pytest.MonkeyPatch) -> None:
     auditing = auditor(member)._auditing
 
     async def audit(case: Any) -> Any:  # noqa: ANN401  # protocols' own types
-        made = auditing._nonce()
+        made = auditing._nonce(case)
         if case.made is None:
             return auditing._vote(case, bytes(32), case.model, made, agrees=False)
         return auditing._vote(case, b"", b"", made, agrees=False)
