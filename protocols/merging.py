@@ -39,7 +39,7 @@ class Merging(Section, frozen=True, kw_only=True):
         Rule,
         Meta(
             description="mean, corrected (variance-corrected), median, trimmed-mean, multi-krum, geometric-median, "
-            "centred-clipping, flag; auto: mean if byzantine = 0, else nearest-neighbour mixing and trimmed-mean"
+            "centred-clipping, flag; auto: mean if byzantine = 0, else nearest-neighbour mixing and geometric-median"
         ),
     ] = "auto"
     byzantine: Annotated[
@@ -62,7 +62,7 @@ def settled(merging: Merging) -> Merging:
         return merging
     if merging.byzantine == 0:
         return msgspec.structs.replace(merging, rule="mean")
-    return msgspec.structs.replace(merging, rule="trimmed-mean", mixing=True)
+    return msgspec.structs.replace(merging, rule="geometric-median", mixing=True)
 
 
 def faults(asked: Merging, fewest: int) -> Iterator[str]:
