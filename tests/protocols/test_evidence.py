@@ -1,0 +1,247 @@
+"""What may come in by the doors of the evidence, each forged in its own way, and certificates as files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from gossipnode.certificates import Filed, check_certificate, read_certificate, write_certificates
+from gossipnode.errors import OperatorError
+from protocols.amendments import sign
+from protocols.claiming import claim_of, link_of, sign_claim, sign_vote, signed, whole
+from protocols.evidence import FORGED, UNKNOWN, Case, Evidence
+from protocols.manifest import Audit, Manifest
+from protocols.messages import Aggregate, Certificate, Input, Twice
+from protocols.ownclaims import Docket
+from protocols.signatures import Signer
+from sampling.peers import Round
+from verify.claims import VOTED, Vote
+from verify.digest import digest_of
+from verify.lsh import Signature
+from verify.tally import Stage
+
+SIGNERS = [Signer.from_seed(bytes([number] * 32)) for number in range(8)]
+PEERS = [signer.peer for signer in SIGNERS]
+MANIFEST = Manifest(
+    name="toy",
+    protocol="modest",
+    task="digits",
+    author=PEERS[0],
+    theta0=digest_of(b"theta0").hex(),
+    model_bytes=10,
+    audit=Audit(fraction=1.0),
+)
+SIGNED = sign(MANIFEST, SIGNERS[0])
+RUN = SIGNED.run
+PARENT = digest_of(b"theta0")
+
+
+def made_by(index: int, model: bytes, run: bytes = RUN) -> Input:
+    unsigned = Input(PEERS[index], digest_of(model), 10, b"s0/8 iid 0")
+    signature = sign_claim(SIGNERS[index], run, claim_of(Round(1), PARENT, unsigned))
+    return msgspec.structs.replace(unsigned, signature=signature)
+
+
+def aggregate(round: int, parent: bytes, inputs: tuple[Input, ...], run: bytes = RUN) -> Aggregate:
+    name = b"mean" + bytes([round])
+    return signed(Aggregate(Round(round), digest_of(name), parent, inputs, (PEERS[7],)), SIGNERS[7], run)
+
+
+def certificate(run: bytes = RUN) -> Certificate:
+    """Of the update of PEERS[1], which nobody has voted on yet."""
+    first = aggregate(1, PARENT, (made_by(1, b"a", run), made_by(2, b"b", run)), run)
+    second = signed(
+        Aggregate(Round(2), digest_of(b"next"), first.model, (made_by(3, b"c", run),), (PEERS[6],)), SIGNERS[6], run
+    )
+    return Certificate(first, PEERS[1], True, link_of(second), ())
+
+
+def evidence(fraction: float = 1.0) -> Evidence:
+    return Evidence(RUN, Audit(fraction=fraction), lambda: PEERS)
+
+
+def case() -> Case:
+    made = certificate()
+    return Case(made.aggregate, made.beacon, made.aggregate.inputs[0])
+
+
+def vote(index: int, *, agrees: bool, of: Case | None = None) -> Vote:
+    own = bytes(Signature(bytes(32), 0))
+    claimed = own if agrees else bytes(Signature(b"\xff" * 32, 0))
+    unsigned = Vote(PEERS[index], (of or case()).claim, agrees, own, claimed, bytes(16), b"")
+    return sign_vote(SIGNERS[index], RUN, unsigned)
+
+
+def with_votes(*votes: Vote) -> Certificate:
+    return msgspec.structs.replace(certificate(), votes=votes)
+
+
+def convicting() -> Certificate:
+    return with_votes(*(vote(index, agrees=False) for index in (0, 2, 3, 4, 5)))
+
+
+def test_a_certificate_convicts_whom_it_names() -> None:
+    held = evidence()
+    assert held.certify(convicting()) is None
+    judgement = held.judgement(Round(5))
+    assert list(judgement.expelled) == [PEERS[1]]
+    assert "5 of 5 auditors" in judgement.expelled[PEERS[1]]
+    assert held.certify(convicting()) is None  # merging is idempotent
+    assert held.judgement(Round(5)) == judgement
+
+
+def test_votes_that_come_in_any_order_judge_alike() -> None:
+    votes = [vote(index, agrees=index % 3 == 0) for index in (0, 2, 3, 4, 5, 6, 7)]
+    one, other = evidence(), evidence()
+    for each in votes:
+        one.certify(with_votes(each, vote(2, agrees=False)))
+    for each in reversed(votes):
+        other.certify(with_votes(each, vote(2, agrees=False)))
+    assert one.judgement(Round(5)) == other.judgement(Round(5))
+
+
+def test_expulsion_lapses_when_the_manifest_says_so() -> None:
+    held = Evidence(RUN, Audit(fraction=1.0, readmit_rounds=10), lambda: PEERS)
+    held.certify(convicting())
+    assert held.judgement(Round(10)).expelled
+    assert not held.judgement(Round(11)).expelled
+
+
+def garbled(data: bytes) -> bytes:
+    return bytes([data[0] ^ 1, *data[1:]])
+
+
+def test_a_forged_claim() -> None:
+    made = convicting()
+    first = made.aggregate.inputs[0]
+    inputs = (msgspec.structs.replace(first, signature=garbled(first.signature)), made.aggregate.inputs[1])
+    forged = signed(msgspec.structs.replace(made.aggregate, inputs=inputs), SIGNERS[7], RUN)
+    held = evidence()
+    assert held.certify(msgspec.structs.replace(made, aggregate=forged)) == FORGED
+    assert (held.refused, held.judgement(Round(5)).expelled) == (1, {})
+
+
+def test_a_forged_aggregate_is_not_taken_for_the_one_it_equals() -> None:
+    made = certificate().aggregate
+    assert whole(made, RUN)
+    assert not whole(msgspec.structs.replace(made, signature=garbled(made.signature)), RUN)
+
+
+def test_a_certificate_of_another_run() -> None:
+    held = evidence()
+    assert held.certify(certificate(digest_of(b"another run"))) == FORGED
+    assert held.cases == {}
+
+
+def test_a_claim_that_was_not_drawn() -> None:
+    assert evidence(fraction=1e-12).certify(convicting()) == "the claim was not drawn for an audit"
+
+
+def test_a_beacon_of_another_round() -> None:
+    made = convicting()
+    beacon = msgspec.structs.replace(made.beacon, round=Round(3))
+    assert evidence().certify(msgspec.structs.replace(made, beacon=beacon)) == "its beacon is not of the next round"
+
+
+def test_a_peer_that_made_no_claim() -> None:
+    assert evidence().certify(msgspec.structs.replace(convicting(), accused=PEERS[4])) == "it names no claim"
+
+
+def test_evidence_that_nobody_doubts_is_not_kept() -> None:
+    held = evidence()
+    assert held.certify(with_votes(vote(0, agrees=True))) == "nobody doubts it"
+    assert held.cases == {}
+
+
+def test_a_strangers_vote() -> None:
+    stranger = Signer.from_seed(b"s" * 32)
+    cast = sign_vote(stranger, RUN, vote(0, agrees=False)._replace(auditor=stranger.peer))
+    assert evidence().vote(case(), cast) == UNKNOWN
+
+
+def test_the_accuseds_own_vote() -> None:
+    assert evidence().vote(case(), vote(1, agrees=True)) == "a vote on something else"
+
+
+def test_a_vote_that_its_auditor_did_not_sign() -> None:
+    cast = vote(0, agrees=False)
+    assert evidence().vote(case(), cast._replace(signature=garbled(cast.signature))) == FORGED
+    assert evidence().vote(case(), cast._replace(auditor=PEERS[2])) == FORGED
+
+
+@pytest.mark.parametrize("agrees", [True, False])
+def test_a_vote_that_its_figures_do_not_bear_out(agrees: bool) -> None:
+    cast = vote(0, agrees=agrees)._replace(agrees=not agrees)
+    lie = cast._replace(signature=SIGNERS[0].sign(VOTED, RUN, cast.statement))
+    assert evidence().vote(case(), lie) == "a vote that its own figures do not bear out"
+
+
+def test_a_vote_without_figures() -> None:
+    assert evidence().vote(case(), vote(0, agrees=False)._replace(own=b"x" * 33)) == "a vote without figures"
+
+
+def test_who_votes_both_ways_does_not_vote() -> None:
+    held, one = evidence(), case()
+    assert held.vote(one, vote(0, agrees=False)) is None
+    assert held.verdict(one).stage is Stage.ACCUSED
+    assert held.vote(one, vote(0, agrees=True)) is None
+    assert held.verdict(one).stage is Stage.OPEN
+
+
+def test_two_claims_are_proof_only_if_both_are_signed_and_differ() -> None:
+    first, second = made_by(1, b"a"), made_by(1, b"other")
+    held = evidence()
+    unsigned = msgspec.structs.replace(second, signature=bytes(64))
+    assert held.equivocated(Twice(Round(1), PARENT, first, unsigned)) == FORGED
+    assert held.equivocated(Twice(Round(1), PARENT, first, first)) == FORGED
+    assert held.equivocated(Twice(Round(1), PARENT, first, made_by(2, b"a"))) == FORGED
+    assert held.judgement(Round(2)).expelled == {}
+    assert held.equivocated(Twice(Round(1), PARENT, first, second)) is None
+    assert list(held.judgement(Round(2)).expelled) == [PEERS[1]]
+
+
+# -- files ------------------------------------------------------------------------------------------------------------
+
+
+def written(tmp_path: Path, made: Certificate) -> Path:
+    write_certificates(tmp_path, SIGNED, Docket(certificates=(made,), candidates=tuple(PEERS)))
+    (path,) = tmp_path.iterdir()
+    return path
+
+
+def test_a_file_proves_its_verdict_offline(tmp_path: Path) -> None:
+    found, _, _ = check_certificate(read_certificate(written(tmp_path, convicting())), RUN)
+    assert found.holds, found.lines
+    assert found.lines[-1] == f"ok    verdict: {PEERS[1]} is expelled"
+
+
+def wrong(filed: Filed, run: bytes | None = None) -> list[str]:
+    found, _, _ = check_certificate(filed, run)
+    assert not found.holds
+    return [line for line in found.lines if line.startswith("WRONG")]
+
+
+def test_a_file_of_another_run(tmp_path: Path) -> None:
+    filed = read_certificate(written(tmp_path, convicting()))
+    assert wrong(filed, digest_of(b"other")) == ["WRONG of another run"]
+
+
+def test_a_file_with_a_forged_vote(tmp_path: Path) -> None:
+    votes = convicting().votes
+    forged = msgspec.structs.replace(convicting(), votes=(votes[0]._replace(signature=bytes(64)), *votes[1:]))
+    assert FORGED in wrong(read_certificate(written(tmp_path, forged)))[0]
+
+
+def test_a_file_whose_votes_decide_nothing(tmp_path: Path) -> None:
+    filed = read_certificate(written(tmp_path, with_votes(vote(0, agrees=False))))
+    assert wrong(filed) == ["WRONG these votes decide nothing"]
+
+
+@pytest.mark.parametrize("data", [b"", b"\x91" * 5000, b"not msgpack"])
+def test_a_file_that_is_no_certificate(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "x.cert"
+    path.write_bytes(data)
+    with pytest.raises(OperatorError, match="no certificate of gossipnode"):
+        read_certificate(path)

@@ -1,0 +1,56 @@
+"""The count of votes: a pure function of order and votes, whatever they are."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sampling.peers import PeerId
+from verify.tally import Stage, bench, reach, tally
+
+ORDER = [PeerId(f"peer{number:02}") for number in range(20)]
+
+
+def stage(votes: dict[int, bool], auditors: int = 20) -> Stage:
+    cast = {ORDER[rank]: frozenset({kind}) for rank, kind in votes.items()}
+    return tally(ORDER[:auditors], cast, 11).stage
+
+
+def test_one_that_agrees_clears() -> None:
+    assert stage({0: True}) is Stage.CLEARED
+
+
+def test_a_doubt_calls_two_more_and_their_majority_decides() -> None:
+    assert stage({0: False}) is Stage.ACCUSED
+    assert stage({0: False, 1: True, 2: True}) is Stage.CLEARED
+    assert stage({0: False, 1: False, 2: True}) is Stage.QUARANTINED
+
+
+def test_the_appeal_needs_a_majority_of_its_whole_bench() -> None:
+    doubts = dict.fromkeys(range(5), False)
+    assert stage(doubts) is Stage.QUARANTINED
+    assert stage({**doubts, 9: False}) is Stage.EXPELLED
+    assert stage({0: False, 1: False, **dict.fromkeys(range(2, 8), True)}) is Stage.ACQUITTED
+
+
+def test_votes_beyond_the_reach_do_not_count() -> None:
+    assert reach(20, 11) == 16
+    assert stage({16: False}) is Stage.OPEN
+
+
+def test_nearer_votes_displace_farther_ones() -> None:
+    """Six liars with votes by the most distant ranks, while the honest keep silent; then those are heard."""
+    liars = dict.fromkeys(range(10, 16), False)
+    assert stage(liars) is Stage.EXPELLED
+    assert stage({**liars, **dict.fromkeys(range(10), True)}) is not Stage.EXPELLED
+
+
+def test_two_auditors_are_too_few_to_decide() -> None:
+    assert stage({0: False, 1: False}, auditors=2) is Stage.ACCUSED
+
+
+@given(st.dictionaries(st.integers(0, 19), st.booleans()), st.integers(0, 20))
+def test_nobody_is_expelled_without_a_majority_of_the_bench(votes: dict[int, bool], auditors: int) -> None:
+    doubts = sum(not kind for rank, kind in votes.items() if rank < auditors)
+    if stage(votes, auditors) is Stage.EXPELLED:
+        assert 2 * doubts > max(3, bench(auditors, 11))
