@@ -308,13 +308,14 @@ class Modest:
     async def _rounds_come(self) -> bool:
         """Returns when no round has come for several deadlines; True if there was one before that."""
         first = before = self.head.known.round
-        while True:
+        while not self.head.finished:  # the last may have come while we pinged
             with trio.move_on_after(STALL * self._settling.deadline_s * self._parts.rng.uniform(1.0, 1.5)):
                 await self.head.reach(Round(before + 1))
-            if self.head.finished or self.head.known.round == before:
+            if self.head.known.round == before:
                 return before > first
             self.stalled = False
             before = self.head.known.round
+        return True
 
     async def _enough_peers(self) -> None:
         """The first round waits for the peers that the manifest wants to see."""
