@@ -20,6 +20,8 @@ from protocols.messages import (
     GOSSIP,
     Aggregated,
     AnyMessage,
+    AskEvidence,
+    Committed,
     Compare,
     Exchange,
     Hello,
@@ -42,7 +44,19 @@ INSIST_S = (1.0, 3.0, 6.0)
 
 # On these we ask or fetch from others, check signatures, or answer at length: they may cost a thousand times what it
 # costs to ask.
-ACTING = (Aggregated, AskChain, AskSnapshot, Compare, Exchange, Proposal, Settled, TrainedModel, Unable)
+ACTING = (
+    Aggregated,
+    AskChain,
+    AskEvidence,
+    AskSnapshot,
+    Committed,
+    Compare,
+    Exchange,
+    Proposal,
+    Settled,
+    TrainedModel,
+    Unable,
+)
 
 M = TypeVar("M", bound=AnyMessage)
 A = TypeVar("A", bound=AnyMessage)
