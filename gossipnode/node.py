@@ -135,16 +135,7 @@ class Node:
             learner,
             signer,
             log,
-            ears=Ears(
-                began=self._began,
-                save=self.save,
-                save_soon=self._save_soon,
-                learnt=self._learnt,
-                turned=self._turned,
-                evaluated=self._evaluated,
-                hashed=self._hash,
-                judged=self._judged,
-            ),
+            ears=self._ears(),
             held=state.held,
             docket=state.docket,
             trains=Role.TRAINER in run.roles,
@@ -181,6 +172,18 @@ class Node:
         exchange = ModelExchange(transport, blobs, manifest.model_bytes, self.accuse, membership.ping)
         data = public_data(run.shard) if run.shard else private_data(signer, run.run_id)
         return Parts(desk, membership, sampler, exchange, learner, blobs, manifest, rng, signer, data)
+
+    def _ears(self) -> Ears:
+        return Ears(
+            began=self._began,
+            save=self.save,
+            save_soon=self._save_soon,
+            learnt=self._learnt,
+            turned=self._turned,
+            evaluated=self._evaluated,
+            hashed=self._hash,
+            judged=self._judged,
+        )
 
     # -- life ---------------------------------------------------------------------------------------------------------
 

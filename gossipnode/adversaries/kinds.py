@@ -10,7 +10,7 @@ import difflib
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from gossipnode.adversaries import chain, lying, shirking, vectors
+from gossipnode.adversaries import auditors, chain, lying, shirking, vectors
 from gossipnode.adversaries.bent import Gang
 from gossipnode.adversaries.long_range import long_range
 from gossipnode.adversaries.private_branch import private_branch
@@ -34,6 +34,9 @@ KINDS: Final[dict[str, Kind]] = {
     "garbage": lying.garbage,
     "equivocator": lying.equivocator,
     "false-aggregate": lying.false_aggregate,
+    "lying-auditor": auditors.lying_auditor,
+    "lazy-auditor": auditors.lazy_auditor,
+    "colluding-auditor": auditors.colluding_auditor,
     "withholding": chain.withholding,
     "late-reveal": chain.late_reveal,
     "double-sign": chain.double_sign,
@@ -43,7 +46,10 @@ KINDS: Final[dict[str, Kind]] = {
     "long-range": long_range,
 }
 ONLY: Final = {  # what makes sense in one protocol alone
-    "modest": {"copycat", "equivocator", "false-aggregate"},
+    "modest": {
+        *("copycat", "equivocator", "false-aggregate"),
+        *("lying-auditor", "lazy-auditor", "colluding-auditor"),
+    },
     "onebyte": {
         *("withholding", "late-reveal", "double-sign", "censor", "grinder"),
         *("private-branch", "long-range"),

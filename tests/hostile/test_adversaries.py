@@ -167,3 +167,28 @@ def test_the_command_takes_them_and_refuses_others() -> None:
     done = CliRunner().invoke(main, ["simulate", "--adversary", "nobody:1"])
     assert done.exit_code == 2
     assert done.stderr.count("\n") == 1
+
+
+AUDITED = {"rounds": 14, "audit": {"fraction": 1.0}}
+
+
+@pytest.mark.parametrize("kind", ["sign-flip", "label-flip", "false-aggregate", "equivocator"])
+def test_audits_expel_a_liar_and_nobody_else(kind: str) -> None:
+    report = played(kind, nodes=7, **AUDITED).report
+    assert [each.kind for each in report.caught] == [kind]
+    assert report.caught[0].evidence
+    assert set(report.expelled) == set(report.adversaries)
+    assert report.falsely_expelled == report.missed == []
+
+
+@pytest.mark.parametrize("kind", ["lying-auditor", "lazy-auditor"])
+def test_a_bad_auditor_expels_nobody(kind: str) -> None:
+    outcome = played(kind, nodes=7, **AUDITED)
+    assert outcome.finished
+    assert outcome.report.falsely_expelled == []
+
+
+def test_two_colluders_do_not_save_each_other() -> None:
+    report = played("colluding-auditor", "colluding-auditor", nodes=7, **{**AUDITED, "rounds": 24}).report
+    assert set(report.expelled) == set(report.adversaries)
+    assert report.falsely_expelled == []
