@@ -44,7 +44,7 @@ class Row:
         return f"bench.broad:W{self.hidden}"
 
 
-ROWS: Final = (Row(64, 1.0), Row(256, 0.5), Row(1024, 0.25), Row(4096, 0.125))
+ROWS: Final = (Row(64, 1.0), Row(256, 0.5), Row(1024, 0.25))
 
 
 def onebyte(task: str, probes: int, share: float = 1.0) -> dict[str, Any]:

@@ -33,7 +33,7 @@ SnapshotBytes = Annotated[int, Meta(ge=0, le=limits.SNAPSHOT_BYTES)]
 
 
 class NewEntry(Message, frozen=True, tag=40):
-    """Gossip: an origin has probed, and votes for the base. The entry has no name: it is of the gossip's origin."""
+    """Gossip: an origin has probed, and votes for the base. It has no name: it is of whoever began the gossip."""
 
     entry: Entry
 

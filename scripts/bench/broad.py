@@ -10,4 +10,3 @@ from gossipnode.learn.images import UCI, Images
 W64 = Images(UCI, convolutional=False, hidden=64)
 W256 = Images(UCI, convolutional=False, hidden=256)
 W1024 = Images(UCI, convolutional=False, hidden=1024)
-W4096 = Images(UCI, convolutional=False, hidden=4096)

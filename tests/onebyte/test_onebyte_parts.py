@@ -8,16 +8,19 @@ from typing import Any
 import msgspec
 import pytest
 
+from protocols import wire
 from protocols.amendments import amend, sign
+from protocols.chain import messages as chain
 from protocols.chain.checkpoints import Promises
 from protocols.chain.draws import unwind
 from protocols.chain.forks import Node
-from protocols.chain.messages import Block, Changes, Head
+from protocols.chain.messages import Block, Changes, Entry, Head, genuine
 from protocols.chain.rules import Rules
 from protocols.chain.state import initial
 from protocols.manifest import BadManifest, canonical, chain_rules, open_manifest, validated
 from protocols.onebyte.journal import BadJournal, Departed, Mine, recall
 from protocols.onebyte.links import Links
+from protocols.onebyte.messages import NewEntry
 from protocols.onebyte.pace import FIRST_STEP_S, STRETCH, Pace
 from protocols.signatures import Signer
 from verify.digest import digest_of
@@ -184,3 +187,13 @@ def test_no_amendment_changes_what_blocks_mean() -> None:
     with pytest.raises(BadManifest, match="onebyte"):
         amend(signed, {"onebyte.seats": 4}, ME)
     amend(signed, {"timing.round_floor_s": 2.0}, ME)
+
+
+def test_an_entry_is_of_whoever_began_the_gossip() -> None:
+    mine, other = (Signer.from_seed(digest_of(name)) for name in (b"mine", b"other"))
+    entry = chain.sign(Entry(1, digest_of(b"base"), b"\x05", None, mine.peer, b""), mine, b"run")
+    heard = wire.decode(wire.encode(NewEntry.of(entry)))
+    assert isinstance(heard, NewEntry)
+    assert heard.by(mine.peer) == entry
+    assert genuine(heard.by(mine.peer), b"run")
+    assert not genuine(heard.by(other.peer), b"run")

@@ -123,8 +123,8 @@ async def test_an_answer_that_does_not_fit_is_an_offence(desk: Desk, links: Link
 
 
 async def test_an_answer_in_another_version_is_no_offence(desk: Desk, links: Links, court: Court) -> None:
-    links.says[PEER] = lambda question: b"\x03\x92\x03\xa2no"
-    with pytest.raises(NoAnswer, match="wire version 3"):
+    links.says[PEER] = lambda question: b"\x01\x92\x03\xa2no"
+    with pytest.raises(NoAnswer, match="wire version 1"):
         await desk.ask(PEER, Ping(Round(1)), Pong, 1.0)
     assert court.accused == []
 
