@@ -146,6 +146,8 @@ class Auditor:
             self._drawn.add(successor.model)
             if aggregate.round > 0:
                 for case in self.evidence.open(aggregate, successor):
+                    if case.made is not None:
+                        self._withheld.withhold(case.made.model, case.round)
                     self._attend(case)
         self._drawn &= {each.model for each in line}
 
@@ -350,6 +352,8 @@ class Auditor:
     # -- what follows -------------------------------------------------------------------------------------------------
 
     def judge(self) -> None:
+        undecided = [case for case in self.evidence.doubted() if self.evidence.undecided(case)]
+        self._parts.exchange.keep("audits", [case.model for case in undecided])  # for those who are called later
         found = self.evidence.judgement(self._head.known.round)
         for auditor, claim in found.contradicted:
             if (auditor, claim) not in self._struck and auditor != self._parts.desk.me:

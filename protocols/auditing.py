@@ -131,15 +131,15 @@ class Auditing:
     async def _claimed_bytes(self, case: Case, inputs: Sequence[Input], own: bytes, nonce: bytes) -> None:
         """Commit to those who hold them, then fetch. Raises NotFetched, StoreFull."""
         bound = commitment(self._parts.desk.me, case.claim, own, nonce)
-        run, makers = self._parts.membership.run_id, case.aggregate.aggregators
+        run, others = self._parts.membership.run_id, [*case.seen_by(), *case.aggregate.aggregators]
         signature = self._parts.signer.sign(COMMITTED, run, case.claim + bound)
         message = Committed(case.round, case.claim, bound, signature)
         lacking = [each for each in inputs if each.model not in self._parts.blobs]
         async with trio.open_nursery() as nursery:
-            for peer in dict.fromkeys([*(each.trainer for each in lacking), *(makers if lacking else ())]):
+            for peer in dict.fromkeys([*(each.trainer for each in lacking), *(others if lacking else ())]):
                 nursery.start_soon(self._commit_to, peer, message)
         try:
-            await self._parts.exchange.obtain_all((each.model, [each.trainer, *makers]) for each in inputs)
+            await self._parts.exchange.obtain_all((each.model, [*others, each.trainer]) for each in inputs)
         except NotFetched as error:
             if case.made is not None:
                 detail = f"its update of round {case.round} cannot be had: {error}"

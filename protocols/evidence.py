@@ -57,6 +57,10 @@ class Case:
         """Of the projection that this auditor signs under."""
         return projection_seed(self.beacon.model, self.claim, auditor)
 
+    def seen_by(self) -> list[PeerId]:
+        """Auditors who have had the claimed bytes: the accused may be cut off by now, or keep them to itself."""
+        return [vote.auditor for vote in self.all_votes() if vote.claimed and not vote.agrees]
+
     def all_votes(self) -> list[Vote]:
         return [vote for peer in sorted(self.votes) for _, vote in sorted(self.votes[peer].items())]
 

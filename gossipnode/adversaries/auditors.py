@@ -46,7 +46,7 @@ def lying_auditor(gang: Gang) -> Conduct:
 
 def lazy_auditor(gang: Gang) -> Conduct:
     async def agree(auditing: Auditing, case: Case, made: Input) -> Vote:
-        nonce = auditing._nonce()
+        nonce = auditing._nonce(case)
         await auditing._claimed_bytes(case, [made], GUESS, nonce)
         claimed = bytes(await auditing._signature(case, made.model))
         return auditing._vote(case, claimed, claimed, nonce, agrees=True)
@@ -61,7 +61,7 @@ def colluding_auditor(gang: Gang) -> Conduct:
             return None
         await auditing._parts.blobs.put(await friend.parts.blobs.get(made.model))
         claimed = bytes(await auditing._signature(case, made.model))
-        return auditing._vote(case, claimed, claimed, auditing._nonce(), agrees=True)
+        return auditing._vote(case, claimed, claimed, auditing._nonce(case), agrees=True)
 
     return dataclasses.replace(_judging(gang, vouch), learner=sign_flip(gang).learner)
 
