@@ -54,8 +54,8 @@ def test_the_command_runs_it_and_reports_it(tmp_path: Path) -> None:
     assert report["bytes"]["scalars"] > 24 * 3 * 8
     assert [point["round"] for point in report["curve"]] == list(range(1, 25))
     assert report["curve"][-1]["accuracy"] > 0.5
-    assert (report["chain"]["height"], report["chain"]["certified_height"]) == (24, 0)
-    assert "chain             height 24, certified up to 0" in done.output
+    assert (report["chain"]["height"], report["chain"]["certified_height"]) == (24, 8)
+    assert "chain             height 24, certified up to 8" in done.output
 
 
 @pytest.mark.parametrize("seed", range(2))
