@@ -16,7 +16,7 @@ from gossipnode.toml import typed
 from protocols.learner import LearnerError, Unfit
 
 if TYPE_CHECKING:  # torch takes seconds to import, and a mistyped option should not
-    from gossipnode.calibration import Calibration, Row
+    from gossipnode.learn.calibration import Calibration, Row
 
 
 def calibrate_command(
@@ -25,7 +25,7 @@ def calibrate_command(
 ) -> None:  # fmt: skip
     """Raises OperatorError."""
     config = config_of(task, data, settings)
-    from gossipnode.calibration import Calibrator, Plan
+    from gossipnode.learn.calibration import Calibrator, Plan
     from gossipnode.learn.engine import Engine
 
     console, errors = Console(), Console(stderr=True)

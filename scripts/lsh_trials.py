@@ -17,7 +17,7 @@ from bench.figures import environment
 from rich.console import Console
 
 from gossipnode.calibrate import rate, summary
-from gossipnode.calibration import Calibration, Calibrator, Plan, Row
+from gossipnode.learn.calibration import Calibration, Calibrator, Plan, Row
 from gossipnode.learn.config import LearnerConfig
 from gossipnode.learn.engine import Engine
 from verify.binomial import bounds

@@ -4,7 +4,7 @@ Farach-Colton 2004; Ailon and Chazelle 2006 for the mixing).
 A row is 256 values. Each value gets a random sign, and the row is added to 256 bins, rotated by an offset of its own.
 Two rounds of random signs and a Hadamard transform then spread what few bins hold over all: without them the bins that
 two sparse vectors leave empty agree, and 8 non-zeros at a right angle look nearly parallel. A bit is the sign of a bin,
-and the bins together are as long as the vector, within 4.4 % (one standard deviation, for any vector).
+and the bins together are as long as the vector, within 4.4 % (that is one standard deviation, or less).
 Invariant: the same bytes on every machine, with numba or without. Every sum runs in the order of the rows, in float32
 over a block and then in float64; the only products are by a sign, so that a fused multiply-add changes nothing.
 """

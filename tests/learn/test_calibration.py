@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from gossipnode.calibration import BFLOAT16, Calibration, Calibrator, Plan, tolerance_for
 from gossipnode.cli import main
+from gossipnode.learn.calibration import BFLOAT16, Calibration, Calibrator, Plan, tolerance_for
 from gossipnode.learn.config import LearnerConfig
 from gossipnode.learn.engine import Engine
 from protocols.manifest import Training
