@@ -90,8 +90,11 @@ class Audit(Section, frozen=True, kw_only=True):
     """Claims, audits and what follows (docs/audits.md)."""
 
     fraction: Annotated[
-        float, Meta(ge=0.0, le=1.0, description="share of the claims that are audited; 0: none, and no claim is signed")
-    ] = 0.05
+        float,
+        Meta(
+            ge=0.0, le=1.0, description="share of the claims that are audited; 0: none, and no signature is looked at"
+        ),
+    ] = 0.04
     policy: Annotated[
         Literal["auto", "replay", "recompute", "probe"],
         Meta(
