@@ -191,9 +191,9 @@ def test_no_amendment_changes_what_blocks_mean() -> None:
 
 def test_an_entry_is_of_whoever_began_the_gossip() -> None:
     mine, other = (Signer.from_seed(digest_of(name)) for name in (b"mine", b"other"))
-    entry = chain.sign(Entry(1, digest_of(b"base"), b"\x05", None, mine.peer, b""), mine, b"run")
+    entry = chain.sign(Entry(1, digest_of(b"base"), b"\x05", None, mine.peer, b""), mine, bytes(32))
     heard = wire.decode(wire.encode(NewEntry.of(entry)))
     assert isinstance(heard, NewEntry)
     assert heard.by(mine.peer) == entry
-    assert genuine(heard.by(mine.peer), b"run")
-    assert not genuine(heard.by(other.peer), b"run")
+    assert genuine(heard.by(mine.peer), bytes(32))
+    assert not genuine(heard.by(other.peer), bytes(32))
