@@ -1,9 +1,10 @@
 """When it is whose turn: the deadline is learned, and a block of rank r counts r deadlines after its parent came.
 
-The deadline is learned from how long two thirds of the seats need to be heard on a new tip: not from all, so that a
-hostile third cannot stretch it, and not from the blocks, whose proposers wait for it themselves. Of the last few such
-times the median counts: where messages are lost, the longest contain our own waiting, and learning from them would make
-us wait longer and longer. Pure: the time is an argument.
+The deadline is learned from how long half of the seats need to be heard on a new tip: not from all, nor two thirds, so
+that a hostile third of the members cannot stretch it though chance gives it more seats now and then; and not from the
+blocks, whose proposers wait for it themselves. Of the last few such times the median counts: where messages are lost,
+the longest contain our own waiting, and learning from them would make us wait longer and longer. Pure: the time is an
+argument.
 """
 
 from __future__ import annotations
@@ -64,10 +65,10 @@ class Pace:
         return found
 
     def look(self, chain: Chain, now: float) -> None:
-        """Has another tip been heard of by two thirds of its seats?"""
+        """Has another tip been heard of by half of its seats?"""
         for node in list(self._open):
             heard = sum(entry.base == node.digest for entry in chain.countable(node))
-            if 3 * heard >= 2 * len(node.state.seats):
+            if 2 * heard >= len(node.state.seats):
                 self._times.append(min(now - self.came_at(node), STRETCH * self.deadline_s))
                 self._patience.heard(median(self._times))
                 self._open.remove(node)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from types import SimpleNamespace
 from typing import Any
 
@@ -90,6 +91,22 @@ def test_a_third_that_is_late_does_not_stretch_the_deadline() -> None:
     pace = Pace(0.5, 60.0)
     steps(pace, [1.0, 1.0, 30.0] * 100)
     assert pace.deadline_s < 3.0
+
+
+def test_a_third_of_the_members_that_is_late_on_purpose_does_not_stretch_it_either() -> None:
+    # Of 8 seats drawn from 16 members, five of them hostile, more than a third is hostile half of the time.
+    pace, chain, draw, now = Pace(0.5, 600.0), Heard(), random.Random(1), 0.0
+    seats = tuple(Signer.from_seed(digest_of(b"%d" % index)).peer for index in range(8))
+    for index in range(100):
+        tip = node(name=b"%d" % index)
+        newest = msgspec.structs.replace(tip.state.recent[-1], seats=seats)
+        tip.state = msgspec.structs.replace(tip.state, recent=(newest,))
+        pace.came(tip, now, live=True)
+        chain.count, now = sum(member >= 5 for member in draw.sample(range(16), 8)), now + 1.0
+        pace.look(chain, now)  # type: ignore[arg-type]  # as much of a chain as it looks at
+        chain.count, now = 8, now + 2 * pace.deadline_s
+        pace.look(chain, now)  # type: ignore[arg-type]  # likewise
+    assert pace.deadline_s < 6.0
 
 
 def test_one_long_sleep_counts_for_no_more_than_a_few_deadlines() -> None:
