@@ -74,7 +74,6 @@ VOTES: Final = 3 * APPEAL  # in a certificate: half as many again may vote, and 
 OPEN_CASES: Final = 64  # claims under audit at once: of the rounds that a quick swarm does in one deadline
 EVIDENCE: Final = 256  # certificates kept, and told in one message by digest; about 6 KB each
 EVIDENCE_BYTES: Final = 128 * KIB  # of certificates in one answer
-AUDITS_PER_ACCUSER: Final = 4  # claims at once that one auditor's doubt makes others audit again
 CLAIM_ROUNDS: Final = 16  # rounds for which a claim may still be audited, and its bytes are withheld from others
 
 # -- blobs --------------------------------------------------------------------------------------------------------
