@@ -66,6 +66,15 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         float,
         Meta(ge=0.0, le=1e6, description="with privacy_clip: noise in what is revealed, in units of it; 0: none"),
     ] = 0.0
+    slowdown: Annotated[
+        float,
+        Meta(
+            ge=1.0,
+            le=1000.0,
+            description="gossip runs: rest after each training until so many times as long has passed, to spare the "
+            "machine",
+        ),
+    ] = 1.0
     store_max_bytes: Annotated[
         int, Meta(ge=MIB, le=2**60, description="disk space for models; the least recently used go first")
     ] = 10 * 1024 * MIB

@@ -218,6 +218,7 @@ class Daemon:
             roles=config.roles,
             bootstrap=config.peers,
             evaluate_every=config.evaluate_every,
+            slowdown=config.slowdown,
         )
 
         async def save(state: State) -> None:

@@ -84,6 +84,7 @@ class Run:
     roles: Sequence[Role] = (Role.TRAINER,)
     bootstrap: Sequence[str] = ()
     evaluate_every: int = 5
+    slowdown: float = 1.0
 
 
 class Node:
@@ -134,6 +135,7 @@ class Node:
             held=state.held,
             trains=Role.TRAINER in run.roles,
             evaluate_every=run.evaluate_every,
+            slowdown=run.slowdown,
         )
         self.protocol: Training = made.training
         self._beside = made.beside

@@ -19,11 +19,12 @@ import trio
 
 from gossipnode.chain_checkers import chain_checkers
 from gossipnode.checkers import Belief, Checker, Checks, Finding, World
-from gossipnode.compute.inline import InlineSwarm
+from gossipnode.compute.inline import Cost, InlineSwarm
 from gossipnode.compute.process import TaskInfo
 from gossipnode.curves import Point
 from gossipnode.events import Event
 from gossipnode.faults import Faults, Happened
+from gossipnode.gossip_checkers import gossip_checkers
 from gossipnode.learn.config import LearnerConfig
 from gossipnode.learn.names import task_source
 from gossipnode.learn.shard import Shard
@@ -64,6 +65,8 @@ class Scenario:
     events: Sequence[Event] = ()
     progress_s: float = PROGRESS_S
     curve: bool = True  # evaluate the model of every round
+    speeds: Sequence[float] = (1.0,)  # of the nodes in turn, beside each other; in gossip
+    batch_s: float = Cost().batch_s  # virtual seconds of a step of SGD
     void_share: float = VOID_SHARE  # of honest entries in a chain that may count for nothing
 
 
@@ -108,7 +111,15 @@ def simulate(scenario: Scenario, tell: Callable[[Tick], None] = lambda tick: Non
     swarm = Swarm(scenario, tell)
     report, finished = run_deterministic(swarm.run, seed=scenario.seed)
     wall_s, deliveries = time.perf_counter() - began, swarm.network.deliveries
-    return Outcome(report, report.trace, report.virtual_s, wall_s, finished, deliveries=deliveries)
+    return Outcome(
+        report,
+        report.trace,
+        report.virtual_s,
+        wall_s,
+        finished,
+        one_model=swarm.one_model,
+        deliveries=deliveries,
+    )
 
 
 class Swarm:
@@ -116,6 +127,7 @@ class Swarm:
         self.scenario = scenario
         self.members: list[Member] = []
         self.highest = Round(0)
+        self.one_model = scenario.tables.get("protocol") != "gossip"
         self._tell = tell
         self._trace = Trace()
         self._author = signer_of(scenario.seed, 0)
@@ -161,9 +173,13 @@ class Swarm:
         await self._nursery.start(partial(live, self.network, member, self.scenario.seed, self._learnt))
 
     def _machine(self, index: int, bootstrap: Sequence[str]) -> Member:
-        run = Run(self._signed.run, present(self._signed), self._signed.encode(), bootstrap=bootstrap)
+        speeds = self.scenario.speeds
+        slowdown = max(speeds) / speeds[index % len(speeds)]
+        run = Run(
+            self._signed.run, present(self._signed), self._signed.encode(), bootstrap=bootstrap, slowdown=slowdown
+        )
         blobs = MemoryBlobs(MODELS_KEPT * run.manifest.model_bytes)
-        learner = self._compute.learner(self._shard(index), blobs)
+        learner = self._compute.learner(self._shard(index), blobs, Cost(batch_s=self.scenario.batch_s))
         return Member(index, signer_of(self.scenario.seed, index), learner, blobs, run)
 
     def _shard(self, index: int) -> Shard:
@@ -189,7 +205,7 @@ class Swarm:
         within_s = self.scenario.progress_s
         if manifest.protocol == "onebyte":
             return chain_checkers(within_s, chain_rules(manifest), self._signed.run, self.scenario.void_share)
-        return modest_checkers(within_s)
+        return gossip_checkers(within_s) if manifest.protocol == "gossip" else modest_checkers(within_s)
 
     def _learnt(self, member: Member, made: Finished) -> None:
         self._news.append(Belief(member.name, made, trio.current_time()))
@@ -217,7 +233,8 @@ class Swarm:
             await trio.sleep(TICK_S)
 
     def _agreed(self, living: Sequence[Member]) -> bool:
-        return len({member.node.protocol.model for member in living}) <= 1
+        """Where nodes are to end with one model."""
+        return not self.one_model or len({member.node.protocol.model for member in living}) <= 1
 
     def _settled(self, now_s: float) -> bool:
         """Those who still disagree have had their time."""

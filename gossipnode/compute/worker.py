@@ -86,8 +86,8 @@ class Bench:
         match ask:
             case calls.Start(config):
                 return self._start(config), b""
-            case calls.Initial():
-                return calls.Done(), self.store(self.engine.initial())
+            case calls.Initial(seed):
+                return calls.Done(), self.store(self.engine.initial(seed))
             case calls.Train():
                 return self._train(ask, stop)
             case calls.Evaluate(model):

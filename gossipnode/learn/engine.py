@@ -74,10 +74,11 @@ class Engine:
                 raise TaskError(f"task {self.config.task!r}: data() names rows beyond its pool of {len(data.pool[0])}")
         return Data(self._moved(data.pool), data.rows.to(self.device), self._moved(data.test))
 
-    def initial(self) -> bytes:
-        """theta0, of a model fresh from the seed, so that it does not matter what was trained before."""
+    def initial(self, seed: int | None = None) -> bytes:
+        """theta0, of a model fresh from the seed, so that it does not matter what was trained before. With a `seed` of
+        its own only what travels is other: what is frozen stays the run's."""
         try:
-            return encode(self._build().read(), self.template)
+            return encode(self._build(seed).read(), self.template)
         except ValueError as error:
             raise LearnerError(f"task {self.config.task!r}: after model(), {error}") from error
 
@@ -161,9 +162,9 @@ class Engine:
             raise LearnerError(f"task {self.config.task!r}: metrics() must report {' and '.join(sorted(missing))}")
         return metrics
 
-    def _build(self) -> Flat:
+    def _build(self, seed: int | None = None) -> Flat:
         with self._blame("model"):
-            return Flat(self.task, self.config.seed, self.device)
+            return Flat(self.task, self.config.seed if seed is None else seed, self.device)
 
     def _moved(self, batch: Batch) -> Batch:
         return tuple(tensor.to(self.device) for tensor in batch)

@@ -1,0 +1,107 @@
+"""Brings other nodes' newest models, one after the other, beside the training and never in its way.
+
+Each pull asks a peer drawn at random for its newest, fetches it and checks it. What it fetches on average stays below
+the manifest's rate; when as many wait as a merge takes, it waits too. So a slow link means fewer merges, and a slow
+trainer fewer pulls.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+
+import trio
+
+from protocols.blobs import StoreFull
+from protocols.desk import Declined, Desk
+from protocols.exchange import ModelExchange, NotFetched
+from protocols.gossip.inbox import Came, Inbox
+from protocols.gossip.messages import AskNewest, NewestIs, Offer
+from protocols.gossip.neighbours import Neighbours
+from protocols.head import Parts
+from protocols.learner import LearnerError, Unfit
+from protocols.transport import TransportError
+from sampling.peers import PeerId
+from verify.digest import Digest
+from verify.standing import OffenceKind
+
+log = logging.getLogger(__name__)
+
+ASK_S = 5.0  # for a name: whoever is slower has better things to do
+PAUSE_S = 0.05  # between two pulls, however small the models
+IDLE_S = 1.0  # after a pull that brought nothing
+OWNER = "pulled"
+REMEMBERED = 1024  # origins whose last model is known: it is not fetched twice
+
+
+class Puller:
+    def __init__(self, parts: Parts, neighbours: Neighbours, inbox: Inbox) -> None:
+        self.looks = 0  # pulls that are over, and times that nobody was there to be asked
+        self.pulled = 0  # models brought
+        self.stopped = False  # nothing will be merged any more
+        self._neighbours, self._inbox = neighbours, inbox
+        self._parts = parts
+        self._desk: Desk = parts.desk
+        self._exchange: ModelExchange = parts.exchange
+        self._rng: random.Random = parts.rng
+        self._last: dict[PeerId, Digest] = {}
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        size, rate = self._parts.manifest.model_bytes, self._parts.manifest.gossip.pull_bytes_s
+        while True:
+            await self._inbox.bell.until(lambda: not self._inbox.full and not self.stopped)
+            peer = self._drawn()
+            brought = peer is not None and await self._pull(peer)
+            self.looks += 1
+            self._inbox.bell.ring()
+            pause_s = max(PAUSE_S, size / rate) if brought else IDLE_S
+            await trio.sleep(pause_s * self._rng.uniform(0.5, 1.5))
+
+    def _drawn(self) -> PeerId | None:
+        """Of the fresh ones; before anybody was heard of, of all members."""
+        known = self._neighbours.fresh(trio.current_time())
+        fresh = [peer for peer in known if self._is_new(peer)]
+        among = fresh if known else self._parts.membership.view.present()
+        others = [peer for peer in among if peer != self._desk.me and not self._desk.shunned(peer)]
+        return self._rng.choice(others) if others else None
+
+    def _is_new(self, peer: PeerId) -> bool:
+        offer = self._neighbours.offer(peer)
+        return peer not in self._inbox and offer is not None and offer.model != self._last.get(peer)
+
+    async def _pull(self, peer: PeerId) -> bool:
+        """True if its newest model is here now, and was not before."""
+        try:
+            offer = (await self._desk.ask(peer, AskNewest(), NewestIs, ASK_S)).offer
+            if offer.model == self._last.get(peer):
+                return False
+            await self._exchange.obtain(offer.model, [peer])
+            await self._parts.learner.check(offer.model)
+        except Declined as refusal:
+            log.debug("%s has no model for us: %s", peer, refusal)
+        except Unfit as error:
+            self._desk.accuse(peer, OffenceKind.UNFIT_MODEL, str(error))
+            self._neighbours.forget(peer)
+        except (TransportError, NotFetched) as error:
+            log.info("nothing pulled from %s: %s", peer, error)
+            self._neighbours.forget(peer)
+        except (StoreFull, LearnerError) as error:
+            log.warning("nothing pulled from %s: %s", peer, error)
+        else:
+            self._came(peer, offer)
+            return True
+        return False
+
+    def _came(self, peer: PeerId, offer: Offer) -> None:
+        self.remember(peer, offer.model)
+        self.pulled += 1
+        self._inbox.put(Came(peer, offer))
+        self._exchange.keep(OWNER, self._inbox.stored)
+
+    def remember(self, peer: PeerId, model: Digest) -> None:
+        """Not to be fetched again."""
+        self._last.pop(peer, None)
+        self._last[peer] = model
+        if len(self._last) > REMEMBERED:
+            del self._last[next(iter(self._last))]
