@@ -33,6 +33,7 @@ _HTTP: Final = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+):([0-9]{1,5})")
 _PARTITION: Final = re.compile(r"iid|labels|dirichlet:[0-9.e+-]+")
 _HOST_NAME: Final = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_])?")
 _LOOKS_LIKE_ADDRESS: Final = re.compile(r"/(ip4|ip6|dns|dns4|dns6|dnsaddr|p2p)(/|$)")
+SLOWEST: Final = 1000.0  # slowdown: a training of a second takes a quarter of an hour
 _PEERS_FILE_BYTES: Final = MIB
 
 
@@ -70,7 +71,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         float,
         Meta(
             ge=1.0,
-            le=1000.0,
+            le=SLOWEST,
             description="gossip runs: rest after each training until so many times as long has passed, to spare the "
             "machine",
         ),
@@ -96,6 +97,17 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         """`seed`: the run's, so that all its nodes cut alike."""
         index, _, count = self.shard.partition("/")
         return Shard(index=int(index), count=int(count), partition=self.partition, seed=seed)
+
+
+def slowdowns_of(speeds: str) -> list[float]:
+    """For nodes that are so fast beside each other, as "1,1,2,4": `slowdown` of each. Raises OperatorError."""
+    try:
+        found = [float(each) for each in speeds.split(",")]
+    except ValueError:
+        found = []
+    if not found or min(found) <= 0 or not max(found) / min(found) <= SLOWEST:
+        raise OperatorError(f"--speed {speeds}: expected numbers above 0, as 1,1,2,4, within a factor of {SLOWEST:g}")
+    return [max(found) / each for each in found]
 
 
 def load_config(path: Path, options: Mapping[str, Any] | None = None) -> Config:

@@ -1,8 +1,8 @@
 """How good the swarm's model was after each round, and what it had cost by then.
 
 Measured from outside, without a byte or a virtual second of the swarm's, on the held-out data of a fixed node: each
-round's aggregate, from whoever holds it first; or A of whoever follows a step first. In gossip no two nodes have the same
-model: then it is the mean over some of them, as they are when the first one has trained so often.
+round's aggregate, from whoever holds it first; or A of whoever follows a step first. In gossip no two nodes have the
+same model: then it is the mean over some of them, as they are when the first one has trained so often.
 """
 
 from __future__ import annotations

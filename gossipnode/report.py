@@ -2,8 +2,9 @@
 
 `minimum_per_round` is what the rounds themselves cannot do without: each trainer's model to each aggregator, and the
 aggregate to each trainer of the next round, where sender and receiver are different nodes; in one-byte training, each
-scalar's byte to each other node; gossip, where each node has rounds of its own, has no minimum. Everything else (handshakes, views, gossip, framing, encryption, what nodes outside
-the committee fetch) is overhead and shows in `ratio`.
+scalar's byte to each other node; gossip, in which each node has rounds of its own, has none. Everything else
+(handshakes, views, gossip, framing, encryption, what nodes outside the committee fetch) is overhead and shows in
+`ratio`.
 """
 
 from __future__ import annotations

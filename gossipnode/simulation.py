@@ -65,7 +65,7 @@ class Scenario:
     events: Sequence[Event] = ()
     progress_s: float = PROGRESS_S
     curve: bool = True  # evaluate the model of every round
-    speeds: Sequence[float] = (1.0,)  # of the nodes in turn, beside each other; in gossip
+    slowdowns: Sequence[float] = (1.0,)  # of the nodes in turn; in gossip
     batch_s: float = Cost().batch_s  # virtual seconds of a step of SGD
     void_share: float = VOID_SHARE  # of honest entries in a chain that may count for nothing
 
@@ -173,8 +173,7 @@ class Swarm:
         await self._nursery.start(partial(live, self.network, member, self.scenario.seed, self._learnt))
 
     def _machine(self, index: int, bootstrap: Sequence[str]) -> Member:
-        speeds = self.scenario.speeds
-        slowdown = max(speeds) / speeds[index % len(speeds)]
+        slowdown = self.scenario.slowdowns[index % len(self.scenario.slowdowns)]
         run = Run(
             self._signed.run, present(self._signed), self._signed.encode(), bootstrap=bootstrap, slowdown=slowdown
         )

@@ -26,21 +26,22 @@ from pathlib import Path
 import click
 import httpx
 import msgspec
+from lengths import length_of
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from gossipnode.config import slowdowns_of
 from gossipnode.errors import OperatorError
 from gossipnode.home import Home
 from gossipnode.identity import create_identity
 from gossipnode.report import Report, agreed, report_of, require_writable, save, summary
 from gossipnode.status.report import HISTORY_ROUNDS, Status, decode
-from protocols.manifest import validated
 
 POLL_S = 0.5
 START_S = 120.0  # for a node to answer at all: eight import torch on two cores
 STOP_S = 10.0  # a node promises to stop within 5
-CENTRAL_PASSES = 30
+PROTOCOLS = ["modest", "onebyte", "gossip"]
 PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
 
@@ -94,6 +95,9 @@ class Options:
     partition: str
     encoding: str
     set: tuple[str, ...]
+    init: str | None = None  # of first models, in gossip
+    slowdowns: tuple[float, ...] = (1.0,)  # of the nodes in turn, in gossip
+    minutes: float | None = None  # instead of rounds, in gossip
 
 
 class Failed(Exception):
@@ -140,6 +144,7 @@ def start(root: Path, index: int, options: Options, peers: str | None) -> Peer:
     command = [sys.executable, "-m", "gossipnode", "start", "--home", str(home)]
     command += ["--listen", "/ip4/127.0.0.1/tcp/0", "--http", "127.0.0.1:0", "--threads", "1"]
     command += ["--shard", f"{index}/{options.nodes}", "--partition", options.partition]
+    command += ["--slowdown", str(options.slowdowns[index % len(options.slowdowns)])]
     command += ["--peers", peers] if peers else _run_options(options)
     return Peer(f"node-{index}", home, spawn(home, command, OMP_NUM_THREADS="1"))
 
@@ -151,6 +156,8 @@ def _run_options(options: Options) -> list[str]:
         f"encoding={options.encoding}",
         *options.set,
     ]
+    if options.init is not None:
+        settings += [f"gossip.init={options.init}"]
     if options.protocol == "modest":
         settings += [f"modest.trainers={options.trainers}", f"modest.aggregators={options.aggregators}"]
     length = "--steps" if options.protocol == "onebyte" else "--rounds"
@@ -186,7 +193,8 @@ def watch(peers: list[Peer], options: Options, timeout_s: float, console: Consol
                 peer.poll(client)
             elapsed_s = time.monotonic() - began
             live.update(table(peers, options, elapsed_s))
-            if all(peer.done for peer in peers):
+            over = options.minutes is not None and elapsed_s > 60 * options.minutes
+            if over or all(peer.done for peer in peers):
                 for peer in peers:
                     peer.poll(client, HISTORY_ROUNDS)
                 return
@@ -282,22 +290,6 @@ def homes(keep: Path | None) -> Iterator[Path]:
     shutil.rmtree(root, ignore_errors=True)
 
 
-def central_accuracy(status: Status) -> float:
-    """After as many passes over all the data, in one place, as the swarm's trainers made together; beside one-byte
-    training, which makes none, after CENTRAL_PASSES."""
-    from gossipnode.learn.central import train_central
-    from gossipnode.learn.config import LearnerConfig
-
-    assert status.run is not None
-    manifest = validated(status.run.manifest)
-    shards = sum(len(each.trainers) for each in status.history) * max(1, manifest.training.epochs)
-    passes = max(1, round(shards / (len(status.peers) + 1)))
-    if manifest.protocol == "onebyte":
-        passes = CENTRAL_PASSES
-    *_, last = train_central(LearnerConfig.of(manifest), epochs=passes)
-    return last["accuracy"]
-
-
 def run(options: Options, keep: Path | None, timeout_s: float, central: bool, console: Console) -> Report:
     peers: list[Peer] = []
     with homes(keep) as root:
@@ -317,7 +309,11 @@ def run(options: Options, keep: Path | None, timeout_s: float, central: bool, co
         if late:
             raise Failed(f"{', '.join(late)} did not stop within {STOP_S:.0f} s of Ctrl-C")
         statuses = {peer.name: peer.status for peer in peers if peer.status is not None}
-        reference = central_accuracy(statuses["node-0"]) if central else None
+        reference = None
+        if central:
+            from reference import central_accuracy  # torch is large
+
+            reference = central_accuracy(statuses["node-0"])
         return report_of(statuses, duration_s(peers), reference)
 
 
@@ -325,7 +321,10 @@ def run(options: Options, keep: Path | None, timeout_s: float, central: bool, co
 @click.option("--nodes", default=8, type=click.IntRange(1, 64), help="processes to start")
 @click.option("--rounds", type=click.IntRange(1), help="rounds to train, with modest  [default: 30]")
 @click.option("--steps", type=click.IntRange(1), help="steps to train, with onebyte  [default: 500]")
-@click.option("--protocol", default="modest", type=click.Choice(["modest", "onebyte"]), help="how they train together")
+@click.option("--protocol", default="modest", type=click.Choice(PROTOCOLS), help="how they train together")
+@click.option("--minutes", type=click.FloatRange(0, min_open=True), help="with gossip, instead of --rounds")
+@click.option("--init", type=click.Choice(["common", "different"]), help="with gossip: the nodes' first models")
+@click.option("--speed", default="1", help="with gossip: how fast the nodes are, in turn, as 1,1,2,4")
 @click.option("--task", default="mnist", help="what they learn")
 @click.option("--seed", default=1, type=click.IntRange(0), help="of the initial model and the batch orders")
 @click.option("--trainers", default=4, type=click.IntRange(1), help="trainers of a round")
@@ -342,6 +341,9 @@ def main(
     rounds: int | None,
     steps: int | None,
     protocol: str,
+    minutes: float | None,
+    init: str | None,
+    speed: str,
     task: str,
     seed: int,
     trainers: int,
@@ -359,11 +361,22 @@ def main(
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         signal.signal(number, stopped)
     sampled = min(trainers, nodes)
-    length = length_of(protocol, rounds, steps)
-    options = Options(
-        nodes, length, protocol, task, seed, sampled, min(aggregators, sampled), partition, encoding, settings
-    )
     try:
+        options = Options(
+            nodes,
+            length_of(protocol, rounds, steps, minutes),
+            protocol,
+            task,
+            seed,
+            sampled,
+            min(aggregators, sampled),
+            partition,
+            encoding,
+            settings,
+            init,
+            tuple(slowdowns_of(speed)),
+            minutes,
+        )
         require_writable(json_path)
         report = run(options, keep, timeout_s, central, console)
         if json_path is not None:
@@ -377,15 +390,8 @@ def main(
         console.print(line)
     if json_path is not None:
         console.print(f"report            {json_path}", soft_wrap=True)
-    if not agreed(report):
+    if protocol != "gossip" and not agreed(report):
         raise click.ClickException("the nodes do not hold the same model")
-
-
-def length_of(protocol: str, rounds: int | None, steps: int | None) -> int:
-    wrong, right = ("--rounds", "--steps") if protocol == "onebyte" else ("--steps", "--rounds")
-    if (rounds if protocol == "onebyte" else steps) is not None:
-        raise click.UsageError(f"{wrong}: a {protocol} run is measured otherwise: give {right}")
-    return (steps or 500) if protocol == "onebyte" else (rounds or 30)
 
 
 def stopped(number: int, frame: object) -> None:

@@ -97,7 +97,9 @@ class Gossip:
 
     async def _enough_peers(self) -> None:
         """A run begins with those that the manifest wants to see; who comes later, or again, waits for nobody."""
-        while not self._may_begin():
+        while True:  # nothing tells of the view's growth
+            if self._may_begin():
+                return
             await trio.sleep(LOOK_S)
 
     def _may_begin(self) -> bool:
