@@ -132,10 +132,10 @@ class Swarm:
         self._trace = Trace()
         self._author = signer_of(scenario.seed, 0)
         config = LearnerConfig.of(draft(scenario.tables, self._author.peer))
-        self._compute = InlineSwarm(msgspec.structs.replace(config, theta0=b""))  # as the seed makes it
+        self.compute = InlineSwarm(msgspec.structs.replace(config, theta0=b""))  # as the seed makes it
         self._bell = Bell()  # rung when `highest` has risen
         self._news: list[Belief] = []
-        self._curve = Curve(self._compute, [self._shard(0)])
+        self._curve = Curve(self.compute, [self._shard(0)])
         self._faults = Faults(self, scenario.events, scenario.seed)
         self._checks: Checks
 
@@ -178,7 +178,7 @@ class Swarm:
             self._signed.run, present(self._signed), self._signed.encode(), bootstrap=bootstrap, slowdown=slowdown
         )
         blobs = MemoryBlobs(MODELS_KEPT * run.manifest.model_bytes)
-        learner = self._compute.learner(self._shard(index), blobs, Cost(batch_s=self.scenario.batch_s))
+        learner = self.compute.learner(self._shard(index), blobs, Cost(batch_s=self.scenario.batch_s))
         return Member(index, signer_of(self.scenario.seed, index), learner, blobs, run)
 
     def _shard(self, index: int) -> Shard:
@@ -190,11 +190,11 @@ class Swarm:
 
     async def _manifest(self, author: Signer) -> SignedManifest:
         blobs = MemoryBlobs(2**40)
-        theta0 = await self._compute.learner(self._shard(0), blobs).initial()
+        theta0 = await self.compute.learner(self._shard(0), blobs).initial()
         size = blobs.size(theta0)
         assert size is not None
         found = TaskInfo(
-            0, size, 0, theta0, task_source(str(self.scenario.tables["task"])), self._compute.engine.sum_bytes
+            0, size, 0, theta0, task_source(str(self.scenario.tables["task"])), self.compute.engine.sum_bytes
         )
         return sign(draft(self.scenario.tables, author.peer, found), author)
 

@@ -1,7 +1,8 @@
-"""Brings other nodes' newest models, one after the other, beside the training and never in its way.
+"""Brings other nodes' newest models, beside the training and never in its way.
 
-Each pull asks a peer drawn at random for its newest, fetches it and checks it. What it fetches on average stays below
-the manifest's rate; when as many wait as a merge takes, it waits too. So a slow link means fewer merges, and a slow
+Each pull asks a peer drawn at random for its newest, fetches it and checks it. Pulls begin so far apart that what they
+fetch stays below the manifest's rate; a few may be under way at once, for small models spend their time travelling.
+When as many wait, or are under way, as a merge takes, it waits too. So a slow link means fewer merges, and a slow
 trainer fewer pulls.
 """
 
@@ -28,6 +29,7 @@ from verify.standing import OffenceKind
 log = logging.getLogger(__name__)
 
 ASK_S = 5.0  # for a name: whoever is slower has better things to do
+AT_ONCE = 4  # pulls under way
 PAUSE_S = 0.05  # between two pulls, however small the models
 IDLE_S = 1.0  # after a pull that brought nothing
 OWNER = "pulled"
@@ -45,37 +47,56 @@ class Puller:
         self._exchange: ModelExchange = parts.exchange
         self._rng: random.Random = parts.rng
         self._last: dict[PeerId, Digest] = {}
+        self._asked: set[PeerId] = set()  # pulls under way
 
     async def run(self) -> None:
         """Until cancelled."""
         size, rate = self._parts.manifest.model_bytes, self._parts.manifest.gossip.pull_bytes_s
-        while True:
-            await self._inbox.bell.until(lambda: not self._inbox.full and not self.stopped)
-            peer = self._drawn()
-            brought = peer is not None and await self._pull(peer)
-            self.looks += 1
-            self._inbox.bell.ring()
-            pause_s = max(PAUSE_S, size / rate) if brought else IDLE_S
-            await trio.sleep(pause_s * self._rng.uniform(0.5, 1.5))
+        async with trio.open_nursery() as nursery:
+            while True:
+                await self._inbox.bell.until(self._has_room)
+                peer = self._drawn()
+                if peer is not None:
+                    self._asked.add(peer)
+                    nursery.start_soon(self._pull_one, peer)
+                elif not self._asked:
+                    self._looked()
+                pause_s = IDLE_S if peer is None else max(PAUSE_S, size / rate)
+                await trio.sleep(pause_s * self._rng.uniform(0.5, 1.5))
+
+    def _has_room(self) -> bool:
+        waiting = len(self._inbox) + len(self._asked)
+        return not self.stopped and len(self._asked) < AT_ONCE and waiting < self._parts.manifest.gossip.neighbours
+
+    async def _pull_one(self, peer: PeerId) -> None:
+        try:
+            await self._pull(peer)
+        finally:
+            self._asked.discard(peer)
+        self._looked()
+
+    def _looked(self) -> None:
+        self.looks += 1
+        self._inbox.bell.ring()
 
     def _drawn(self) -> PeerId | None:
         """Of the fresh ones; before anybody was heard of, of all members."""
         known = self._neighbours.fresh(trio.current_time())
         fresh = [peer for peer in known if self._is_new(peer)]
         among = fresh if known else self._parts.membership.view.present()
-        others = [peer for peer in among if peer != self._desk.me and not self._desk.shunned(peer)]
+        unfit = {self._desk.me, *self._asked}
+        others = [peer for peer in among if peer not in unfit and not self._desk.shunned(peer)]
         return self._rng.choice(others) if others else None
 
     def _is_new(self, peer: PeerId) -> bool:
         offer = self._neighbours.offer(peer)
         return peer not in self._inbox and offer is not None and offer.model != self._last.get(peer)
 
-    async def _pull(self, peer: PeerId) -> bool:
-        """True if its newest model is here now, and was not before."""
+    async def _pull(self, peer: PeerId) -> None:
         try:
             offer = (await self._desk.ask(peer, AskNewest(), NewestIs, ASK_S)).offer
             if offer.model == self._last.get(peer):
-                return False
+                return
             await self._exchange.obtain(offer.model, [peer])
             await self._parts.learner.check(offer.model)
         except Declined as refusal:
@@ -90,8 +111,6 @@ class Puller:
             log.warning("nothing pulled from %s: %s", peer, error)
         else:
             self._came(peer, offer)
-            return True
-        return False
 
     def _came(self, peer: PeerId, offer: Offer) -> None:
         self.remember(peer, offer.model)

@@ -31,7 +31,10 @@ class Rules(Section, frozen=True, kw_only=True):
     neighbours: Annotated[
         int, Meta(ge=1, le=MERGED, description="most models of others in one merge, drawn afresh for each")
     ] = 8
-    beta: Annotated[float, Meta(ge=0.0, lt=1.0, description="weight of a node's own model in its merges")] = 0.5
+    beta: Annotated[
+        float,
+        Meta(ge=0.0, lt=1.0, description="share of a node's own model in its merges; 0: as any other, by its samples"),
+    ] = 0.5
     weighting: Annotated[
         Literal["samples", "fedfix"],
         Meta(description="of others' models: samples, or fedfix, samples times how long a training takes there"),

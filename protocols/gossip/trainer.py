@@ -236,7 +236,7 @@ class Trainer:
             offers = [came.offer for came in others]
             counts = weights.of_others(offers, self._samples, self._rules, window_s)
             if not await self._made(
-                [own, *(offer.model for offer in offers)], weights.with_own(self._rules.beta, counts)
+                [own, *(offer.model for offer in offers)], weights.with_own(self._rules.beta, self._samples, counts)
             ):
                 others = []
         assert self.model is not None

@@ -1,7 +1,8 @@
 """How much each model counts in a merge, in whole numbers. Pure.
 
-Our own has the share `beta`; the others share the rest by the examples they claim, capped as in a round of MoDeST, and,
-if the manifest says so, by how long a training takes at each (`protocols.gossip.fedfix`).
+Our own has the share `beta`, or none but that of its examples; the others share the rest by the examples they claim,
+capped as in a round of MoDeST, and, if the manifest says so, by how long a training takes at each
+(`protocols.gossip.fedfix`).
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ def of_others(offers: Sequence[Offer], own_samples: int, rules: Rules, window_s:
     return samples
 
 
-def with_own(beta: float, others: Sequence[int]) -> list[int]:
+def with_own(beta: float, own_samples: int, others: Sequence[int]) -> list[int]:
     """Our own first."""
+    if beta == 0:
+        return [own_samples, *others]
     fine = [FINE * weight for weight in others]
     return [max(1, round(sum(fine) * beta / (1 - beta))), *fine]
