@@ -63,39 +63,28 @@ def common(rule: str, **gossip: object) -> Tables:
     return {"merging": {"rule": rule}, "gossip": {"init": "common", **gossip}}
 
 
+RULES = ("mean", "corrected")
 TABLES: Mapping[str, Sequence[Row]] = {
     "init": (
         Row("alone, different", {"gossip": {"init": "different"}}, kind="alone"),
-        Row("mean, different", different("mean")),
-        Row("corrected, different", different("corrected")),
-        Row("mean, common", common("mean")),
-        Row("corrected, common", common("corrected")),
+        *(Row(f"{rule}, different", different(rule)) for rule in RULES),
+        *(Row(f"{rule}, different, beta .5", different(rule, beta=0.5)) for rule in RULES),
+        *(Row(f"{rule}, common", common(rule)) for rule in RULES),
         Row("FedAvg", kind="fedavg"),
     ),
     "speeds": tuple(
-        Row(
-            f"{weighting}, {first}",
-            {"gossip": {"init": first, "weighting": weighting}, "merging": {"rule": "corrected"}},
-            partition="labels",
-            slowdowns=(4.0, 2.0, 1.0),
-            per_class=True,
-        )
-        for first in ("common",)
+        Row(weighting, common("corrected", weighting=weighting), "gossip", None, "labels", (4.0, 2.0, 1.0), True)
         for weighting in ("samples", "fedfix")
     ),
     "labels": (
-        Row("alone", {"gossip": {"init": "different"}}, kind="alone", partition="labels"),
-        Row("mean, different", different("mean"), partition="labels"),
-        Row("corrected, different", different("corrected"), partition="labels"),
-        Row("corrected, different, beta .25", different("corrected", beta=0.25), partition="labels"),
-        Row("mean, different, even", different("mean", beta=0.0), partition="labels"),
-        Row("corrected, different, even", different("corrected", beta=0.0), partition="labels"),
-        Row("mean, common", common("mean"), partition="labels"),
-        Row("corrected, common", common("corrected"), partition="labels"),
-        Row("corrected, common, beta .25", common("corrected", beta=0.25), partition="labels"),
-        Row("mean, common, even", common("mean", beta=0.0), partition="labels"),
-        Row("corrected, common, even", common("corrected", beta=0.0), partition="labels"),
-        Row("geometric-median, common", {"merging": {"rule": "geometric-median"}}, partition="labels"),
+        Row("alone, different", {"gossip": {"init": "different"}}, kind="alone", partition="labels"),
+        *(
+            Row(f"{rule}, {first.__name__}, {share}", first(rule, beta=beta), partition="labels")
+            for first in (different, common)
+            for share, beta in (("even", 0.0), ("beta .5", 0.5))
+            for rule in RULES
+        ),
+        Row("geometric-median, common", common("geometric-median"), partition="labels"),
         Row("FedAvg", kind="fedavg", partition="labels"),
     ),
     "bytes": tuple(Row(f"{n} nodes", nodes=n) for n in (10, 50, 200)),

@@ -56,9 +56,8 @@ class Neighbours:
         """Sorted, so that a seeded choice among them can be repeated."""
         return sorted(peer for peer, heard in self._heard.items() if _is_fresh(heard, now_s, interval_s))
 
-    def offer(self, peer: PeerId) -> Offer | None:
-        heard = self._heard.get(peer)
-        return heard.offer if heard else None
+    def last(self, peer: PeerId) -> Heard | None:
+        return self._heard.get(peer)
 
     def heard(self) -> dict[PeerId, Heard]:
         return dict(self._heard)

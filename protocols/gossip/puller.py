@@ -89,12 +89,17 @@ class Puller:
         return self._rng.choice(others) if others else None
 
     def _is_new(self, peer: PeerId) -> bool:
-        offer = self._neighbours.offer(peer)
-        return peer not in self._inbox and offer is not None and offer.model != self._last.get(peer)
+        """It has, or will by now have made, a model that we have not had."""
+        heard = self._neighbours.last(peer)
+        if peer in self._inbox or heard is None:
+            return False
+        due_s = heard.at_s + heard.offer.train_ms / 1000
+        return heard.offer.model != self._last.get(peer) or trio.current_time() >= due_s
 
     async def _pull(self, peer: PeerId) -> None:
         try:
             offer = (await self._desk.ask(peer, AskNewest(), NewestIs, ASK_S)).offer
+            self._neighbours.hear(peer, offer, trio.current_time())
             if offer.model == self._last.get(peer):
                 return
             await self._exchange.obtain(offer.model, [peer])

@@ -34,7 +34,7 @@ class Rules(Section, frozen=True, kw_only=True):
     beta: Annotated[
         float,
         Meta(ge=0.0, lt=1.0, description="share of a node's own model in its merges; 0: as any other, by its samples"),
-    ] = 0.5
+    ] = 0.0
     weighting: Annotated[
         Literal["samples", "fedfix"],
         Meta(description="of others' models: samples, or fedfix, samples times how long a training takes there"),
