@@ -121,6 +121,12 @@ def init(home: Path) -> None:
     help="With --privacy-clip: noise added before rounding, in units of that; the status shows the epsilon spent.",
 )
 @click.option("--threads", metavar="N", type=click.IntRange(1, 1024), help="CPU threads for training. [1]")
+@click.option(
+    "--slowdown",
+    metavar="FACTOR",
+    type=click.FloatRange(1, 1000),
+    help="With gossip: rest after each training until FACTOR times as long has passed, to spare the machine. [1]",
+)
 @click.option("--device", type=click.Choice(["cpu", "cuda", "auto"]), help="Where to train. [cpu]")
 @click.option(
     "--psk",
@@ -130,8 +136,9 @@ def init(home: Path) -> None:
 )
 @click.option(
     "--protocol",
-    type=click.Choice(["modest", "onebyte"]),
-    help="New run: how its peers train together: modest passes models on, onebyte one byte a gradient. [modest]",
+    type=click.Choice(["modest", "onebyte", "gossip"]),
+    help="New run: how its peers train together: modest passes models on in rounds, onebyte one byte a gradient; in "
+    "gossip each trains at its own pace and merges what others have. [modest]",
 )
 @click.option("--rounds", metavar="N", type=click.IntRange(0), help="New run: it ends after so many rounds. [0: never]")
 @click.option("--steps", metavar="N", type=click.IntRange(1), help="The same for --protocol onebyte. [500]")
@@ -296,8 +303,8 @@ def prepare(task: str) -> None:
 @click.option("--nodes", metavar="N", type=click.IntRange(1, 10_000), help="How many, at the start. [20]")
 @click.option(
     "--protocol",
-    type=click.Choice(["modest", "onebyte", "fedavg", "d-psgd", "d-psgd-8", "epidemic", "epidemic-oracle"]),
-    help="How they train together. All but modest are baselines for comparison, not for `start`. [modest]",
+    type=click.Choice(["modest", "onebyte", "gossip", "fedavg", "d-psgd", "d-psgd-8", "epidemic", "epidemic-oracle"]),
+    help="How they train together. Those after gossip are baselines for comparison, not for `start`. [modest]",
 )
 @click.option("--task", metavar="TASK", help="What they train. [digits]")
 @click.option("--rounds", metavar="N", type=click.IntRange(1), help="Rounds to train. [20]")
@@ -306,6 +313,13 @@ def prepare(task: str) -> None:
 @click.option("--latency", type=click.Choice(["lan", "wan"]), help="Distances. [wan]")
 @click.option("--loss", metavar="SHARE", type=click.FloatRange(0, 0.9), help="Share of messages lost. [0]")
 @click.option("--bandwidth", metavar="MB/S", type=click.FloatRange(0), help="Of each node's link; 0: unlimited. [0]")
+@click.option(
+    "--init", type=click.Choice(["common", "different"]), help="With gossip: the nodes' first models. [common]"
+)
+@click.option("--speed", metavar="S,S,...", help="With gossip: how fast the nodes are, in turn, as 1,1,2,4. [1]")
+@click.option(
+    "--batch", "batch_s", metavar="S", type=click.FloatRange(0, min_open=True), help="Virtual seconds a batch. [0.002]"
+)
 @settings_option("Any other setting of the run, as --set modest.trainers=8. Repeatable.")
 @click.option(
     "--kill",

@@ -35,6 +35,7 @@ _HTTP: Final = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+):([0-9]{1,5})")
 _PARTITION: Final = re.compile(r"iid|labels|dirichlet:[0-9.e+-]+")
 _HOST_NAME: Final = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_])?")
 _LOOKS_LIKE_ADDRESS: Final = re.compile(r"/(ip4|ip6|dns|dns4|dns6|dnsaddr|p2p)(/|$)")
+SLOWEST: Final = 1000.0  # slowdown: a training of a second takes a quarter of an hour
 _PEERS_FILE_BYTES: Final = MIB
 
 
@@ -68,6 +69,15 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         float,
         Meta(ge=0.0, le=1e6, description="with privacy_clip: noise in what is revealed, in units of it; 0: none"),
     ] = 0.0
+    slowdown: Annotated[
+        float,
+        Meta(
+            ge=1.0,
+            le=SLOWEST,
+            description="gossip runs: rest after each training until so many times as long has passed, to spare the "
+            "machine",
+        ),
+    ] = 1.0
     store_max_bytes: Annotated[
         int, Meta(ge=MIB, le=2**60, description="disk space for models; the least recently used go first")
     ] = 10 * 1024 * MIB
@@ -95,6 +105,17 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         """`seed`: the run's, so that all its nodes cut alike."""
         index, _, count = self.shard.partition("/")
         return Shard(index=int(index), count=int(count), partition=self.partition, seed=seed)
+
+
+def slowdowns_of(speeds: str) -> list[float]:
+    """For nodes that are so fast beside each other, as "1,1,2,4": `slowdown` of each. Raises OperatorError."""
+    try:
+        found = [float(each) for each in speeds.split(",")]
+    except ValueError:
+        found = []
+    if not found or min(found) <= 0 or not max(found) / min(found) <= SLOWEST:
+        raise OperatorError(f"--speed {speeds}: expected numbers above 0, as 1,1,2,4, within a factor of {SLOWEST:g}")
+    return [max(found) / each for each in found]
 
 
 def load_config(path: Path, options: Mapping[str, Any] | None = None) -> Config:

@@ -226,6 +226,7 @@ class Daemon:
             bootstrap=config.peers,
             evaluate_every=config.evaluate_every,
             shard=config.public_shard(present(signed)),
+            slowdown=config.slowdown,
         )
 
         async def save(state: State) -> None:

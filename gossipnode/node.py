@@ -89,6 +89,7 @@ class Run:
     bootstrap: Sequence[str] = ()
     evaluate_every: int = 5
     shard: str = ""  # of our data, if others can make it again; "": they are our own
+    slowdown: float = 1.0
 
 
 class Node:
@@ -140,6 +141,7 @@ class Node:
             docket=state.docket,
             trains=Role.TRAINER in run.roles,
             evaluate_every=run.evaluate_every,
+            slowdown=run.slowdown,
         )
         self.protocol: Training = made.training
         self._beside = made.beside

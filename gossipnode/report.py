@@ -2,8 +2,9 @@
 
 `minimum_per_round` is what the rounds themselves cannot do without: each trainer's model to each aggregator, and the
 aggregate to each trainer of the next round, where sender and receiver are different nodes; in one-byte training, each
-scalar's byte to each other node. Everything else (handshakes, views, gossip, framing, encryption, what nodes outside
-the committee fetch) is overhead and shows in `ratio`.
+scalar's byte to each other node; gossip, in which each node has rounds of its own, has none. Everything else
+(handshakes, views, gossip, framing, encryption, what nodes outside the committee fetch) is overhead and shows in
+`ratio`.
 """
 
 from __future__ import annotations
@@ -121,7 +122,12 @@ def report_of(
         seconds=seconds,
         seconds_per_round=statistics.median(durations) if durations else seconds,
         accuracy=_accuracy(honest, central),
-        bytes=_bytes(list(statuses.values()), rounds, runs[0].manifest["model_bytes"]),
+        bytes=_bytes(
+            list(statuses.values()),
+            rounds,
+            runs[0].manifest["model_bytes"],
+            in_rounds=runs[0].protocol != "gossip",
+        ),
         digests=_digests([status.progress.head for status in honest.values()]),
         committees=[_committee(each) for each in rounds.values()],
         offences=[offence for status in honest.values() for offence in status.offences],
@@ -211,10 +217,12 @@ def _accuracy(statuses: Mapping[str, Status], central: float | None) -> Accuracy
     return Accuracy(mean=statistics.fmean(values), min=min(values), max=max(values), per_node=per_node, central=central)
 
 
-def _bytes(statuses: Sequence[Status], rounds: Mapping[int, RoundStatus], model_bytes: int) -> Bytes:
+def _bytes(
+    statuses: Sequence[Status], rounds: Mapping[int, RoundStatus], model_bytes: int, *, in_rounds: bool
+) -> Bytes:
     later = [each.bytes for status in statuses for each in status.history if each.round > 1]
     per_round = sum(later) / 2 / max(1, len(rounds) - 1)  # each byte was sent by one node and received by another
-    minimum = statistics.fmean(_transfers(rounds)) * model_bytes if len(rounds) > 1 else 0.0
+    minimum = statistics.fmean(_transfers(rounds)) * model_bytes if len(rounds) > 1 and in_rounds else 0.0
     wire_total = sum(status.traffic.wire_sent for status in statuses)
     chains = [status.chain for status in statuses if status.chain is not None]
     scalars = sum(chain.scalars_sent for chain in chains)

@@ -16,6 +16,8 @@ import msgspec
 from msgspec import Meta
 
 from gossipnode.adversaries.kinds import cast_of
+from gossipnode.compute.inline import Cost
+from gossipnode.config import slowdowns_of
 from gossipnode.errors import OperatorError
 from gossipnode.events import Event, event_of, require_possible, told
 from gossipnode.net.simulated import Conditions, regions
@@ -43,7 +45,14 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     latency: Annotated[Literal["lan", "wan"], Meta(description="distances between nodes")] = "wan"
     loss: Annotated[Share, Meta(description="share of messages lost")] = 0.0
     bandwidth: Annotated[float, Meta(ge=0.0, description="MB/s of each node's link; 0: unlimited")] = 0.0
+    speed: Annotated[
+        str, Meta(description="with gossip: how fast the nodes are beside each other, in turn, as 1,1,2,4")
+    ] = "1"
+    batch_s: Annotated[float, Meta(gt=0.0, description="virtual seconds of a step of SGD")] = Cost().batch_s
     limit_s: Annotated[float, Meta(gt=0.0, description="virtual seconds after which it has failed")] = 86_400.0
+    init: Annotated[
+        Literal["common", "different"] | None, Meta(description="first models of the nodes, with gossip")
+    ] = None
     progress_s: Annotated[
         float, Meta(gt=0.0, description="virtual seconds without a fault or a round that are too many")
     ] = 900.0
@@ -129,6 +138,8 @@ def scenario_of(setting: Setting) -> Scenario:
         gossip_loss=loss,
     )
     own = _chain_of(setting) if setting.is_chain else {"modest": {"trainers": min(TRAINERS, setting.nodes)}}
+    if setting.init is not None:
+        own = {"gossip": {"init": setting.init}}
     return Scenario(
         nodes=setting.nodes,
         seed=setting.seed,
@@ -139,6 +150,8 @@ def scenario_of(setting: Setting) -> Scenario:
         events=events,
         progress_s=setting.progress_s,
         adversaries=cast_of(setting.adversary, setting.nodes, setting.protocol),
+        slowdowns=slowdowns_of(setting.speed),
+        batch_s=setting.batch_s,
     )
 
 

@@ -23,12 +23,13 @@ from gossipnode.adversaries.kinds import KINDS
 from gossipnode.branches import Branches
 from gossipnode.chain_checkers import FewVoid, chain_checkers
 from gossipnode.checkers import Belief, Checker, Checks, Finding, World
-from gossipnode.compute.inline import InlineLearner, InlineSwarm
+from gossipnode.compute.inline import Cost, InlineLearner, InlineSwarm
 from gossipnode.compute.process import TaskInfo
 from gossipnode.conduct import HONEST
 from gossipnode.curves import Point
 from gossipnode.events import Event
 from gossipnode.faults import Faults, Happened
+from gossipnode.gossip_checkers import gossip_checkers
 from gossipnode.learn.config import LearnerConfig
 from gossipnode.learn.names import task_source
 from gossipnode.learn.shard import Shard
@@ -69,6 +70,8 @@ class Scenario:
     events: Sequence[Event] = ()
     progress_s: float = PROGRESS_S
     curve: bool = True  # evaluate the model of every round
+    slowdowns: Sequence[float] = (1.0,)  # of the nodes in turn; in gossip
+    batch_s: float = Cost().batch_s  # virtual seconds of a step of SGD
     void_share: float = VOID_SHARE  # of honest entries in a chain that may count for nothing
     adversaries: Sequence[str] = ()  # kinds of the last nodes; the others are honest
 
@@ -117,7 +120,15 @@ def simulate(scenario: Scenario, tell: Callable[[Tick], None] = lambda tick: Non
     swarm = Swarm(scenario, tell)
     report, finished = run_deterministic(swarm.run, seed=scenario.seed)
     wall_s, deliveries = time.perf_counter() - began, swarm.network.deliveries
-    return Outcome(report, report.trace, report.virtual_s, wall_s, finished, deliveries=deliveries)
+    return Outcome(
+        report,
+        report.trace,
+        report.virtual_s,
+        wall_s,
+        finished,
+        one_model=swarm.one_model,
+        deliveries=deliveries,
+    )
 
 
 class Swarm:
@@ -125,16 +136,17 @@ class Swarm:
         self.scenario = scenario
         self.members: list[Member] = []
         self.highest = Round(0)
+        self.one_model = scenario.tables.get("protocol") != "gossip"
         self._tell = tell
         self._trace = Trace()
         self._author = signer_of(scenario.seed, 0)
         config = LearnerConfig.of(draft(scenario.tables, self._author.peer))
-        self._compute = InlineSwarm(msgspec.structs.replace(config, theta0=b""))  # as the seed makes it
-        self._computes = {self._compute.engine.config: self._compute}  # adversaries may have others
+        self.compute = InlineSwarm(msgspec.structs.replace(config, theta0=b""))  # as the seed makes it
+        self._computes = {self.compute.engine.config: self.compute}  # adversaries may have others
         self._gangs = {kind: Gang(random.Random(f"{scenario.seed}/{kind}")) for kind in scenario.adversaries}
         self._bell = Bell()  # rung when `highest` has risen
         self._news: list[Belief] = []
-        self._curve = Curve(self._compute, [self._shard(0)])
+        self._curve = Curve(self.compute, [self._shard(0)])
         self._faults = Faults(self, scenario.events, scenario.seed)
         self._checks: Checks
         self._branches: Branches | None = None  # of a chain
@@ -174,14 +186,23 @@ class Swarm:
         await self._nursery.start(partial(live, self.network, member, self.scenario.seed, self._learnt))
 
     def _machine(self, index: int, bootstrap: Sequence[str]) -> Member:
-        shard = self._shard(index).text
-        run = Run(self._signed.run, present(self._signed), self._signed.encode(), bootstrap=bootstrap, shard=shard)
+        run = self._run(index, bootstrap)
         blobs = MemoryBlobs(MODELS_KEPT * run.manifest.model_bytes)
         kind = self._kind(index)
         conduct = HONEST if kind is None else KINDS[kind](self._gangs[kind])
         learner = self._learner(conduct.config(self._config(index)), blobs)
         signer = signer_of(self.scenario.seed, index)
         return Member(index, signer, learner, blobs, run, kind=kind, conduct=conduct)
+
+    def _run(self, index: int, bootstrap: Sequence[str]) -> Run:
+        return Run(
+            self._signed.run,
+            present(self._signed),
+            self._signed.encode(),
+            bootstrap=bootstrap,
+            shard=self._shard(index).text,
+            slowdown=self.scenario.slowdowns[index % len(self.scenario.slowdowns)],
+        )
 
     def _kind(self, index: int) -> str | None:
         """The last ones of the start are hostile; newcomers are not."""
@@ -193,10 +214,10 @@ class Swarm:
         common = msgspec.structs.replace(config, shard=Shard())
         if common not in self._computes:
             self._computes[common] = InlineSwarm(common)
-        return self._computes[common].learner(config.shard, blobs)
+        return self._computes[common].learner(config.shard, blobs, Cost(batch_s=self.scenario.batch_s))
 
     def _config(self, index: int) -> LearnerConfig:
-        return msgspec.structs.replace(self._compute.engine.config, shard=self._shard(index))
+        return msgspec.structs.replace(self.compute.engine.config, shard=self._shard(index))
 
     def _shard(self, index: int) -> Shard:
         """A newcomer's data is a copy of somebody's, so that the shards of the others are what they would be anyway."""
@@ -207,11 +228,11 @@ class Swarm:
 
     async def _manifest(self, author: Signer) -> SignedManifest:
         blobs = MemoryBlobs(2**40)
-        theta0 = await self._compute.learner(self._shard(0), blobs).initial()
+        theta0 = await self.compute.learner(self._shard(0), blobs).initial()
         size = blobs.size(theta0)
         assert size is not None
         found = TaskInfo(
-            0, size, 0, theta0, task_source(str(self.scenario.tables["task"])), self._compute.engine.sum_bytes
+            0, size, 0, theta0, task_source(str(self.scenario.tables["task"])), self.compute.engine.sum_bytes
         )
         return sign(draft(self.scenario.tables, author.peer, found), author)
 
@@ -224,7 +245,7 @@ class Swarm:
             self._branches = Branches(rules, self._signed.run)
             self._few_void = FewVoid(self._branches, rules, self.scenario.void_share)
             return [*chain_checkers(self._branches, rules, within_s), self._few_void]
-        return modest_checkers(within_s)
+        return gossip_checkers(within_s) if manifest.protocol == "gossip" else modest_checkers(within_s)
 
     def _learnt(self, member: Member, made: Finished) -> None:
         if not member.honest:
@@ -265,7 +286,8 @@ class Swarm:
         return [member for member in self.members if member.honest]
 
     def _agreed(self, living: Sequence[Member]) -> bool:
-        return len({member.node.protocol.model for member in living}) <= 1
+        """Where nodes are to end with one model."""
+        return not self.one_model or len({member.node.protocol.model for member in living}) <= 1
 
     def _check(self) -> None:
         news, self._news = self._news, []

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import statistics
+
 import msgspec
+import trio
 
 from gossipnode.node import Node
 from gossipnode.status.report import (
+    NEIGHBOURS_SHOWN,
     OFFENCES_SHOWN,
     AuditStatus,
     ChainStatus,
     Committee,
+    GossipStatus,
+    Neighbour,
     NodeStatus,
     OffenceStatus,
     PeerStatus,
@@ -22,8 +28,11 @@ from gossipnode.status.report import (
     VerdictStatus,
     ViewStatus,
 )
+from protocols.gossip.conversation import Gossip, GossipFigures
 from protocols.transport import Traffic
 from sampling.peers import PeerId, Round
+
+SLOW = 2.0  # times the median pace
 
 
 def snapshot(node: Node, process: NodeStatus, store: StoreStatus) -> Status:
@@ -34,6 +43,7 @@ def snapshot(node: Node, process: NodeStatus, store: StoreStatus) -> Status:
         progress=progress(node),
         chain=chain_status(node),
         audits=audit_status(node),
+        gossip=gossip_status(node),
         peers=peers(node),
         view=view_status(node),
         traffic=traffic_status(node.parts.desk.transport.traffic()),
@@ -109,6 +119,44 @@ def audit_status(node: Node) -> AuditStatus | None:
     ]
     counts = {"audited": figures.audited, "doubted": figures.doubted, "unable": figures.unable}
     return AuditStatus(**counts, refused=figures.refused, verdicts=verdicts)
+
+
+def gossip_status(node: Node) -> GossipStatus | None:
+    if not isinstance(node.protocol, Gossip):
+        return None
+    figures, counts = node.protocol.figures, node.protocol.figures.counts
+    return GossipStatus(
+        age=figures.age,
+        median_age=node.protocol.clock,
+        seconds_per_training=figures.turn_s,
+        merges=counts.merges,
+        models_merged=counts.models,
+        models_pulled=figures.pulled,
+        models_refused=counts.refused,
+        models_waiting=figures.waiting,
+        caught_up=counts.caught_up,
+        announced_every_s=figures.interval_s,
+        neighbours=neighbours(figures, trio.current_time()),
+    )
+
+
+def neighbours(figures: GossipFigures, now_s: float) -> list[Neighbour]:
+    """Ages are as they were announced."""
+    newest = sorted(figures.heard.items(), key=lambda item: -item[1].at_s)[:NEIGHBOURS_SHOWN]
+    paces = [figures.turn_s, *(heard.offer.train_ms / 1000 for heard in figures.heard.values())]
+    ages = [figures.age, *(heard.offer.age for heard in figures.heard.values())]
+    usual_s, usual = statistics.median(paces), statistics.median(ages)
+    return [
+        Neighbour(
+            peer=peer,
+            age=heard.offer.age,
+            behind=usual - heard.offer.age,
+            seconds_per_training=heard.offer.train_ms / 1000,
+            heard_s=now_s - heard.at_s,
+            slow=heard.offer.train_ms / 1000 > SLOW * usual_s,
+        )
+        for peer, heard in newest
+    ]
 
 
 def peers(node: Node) -> list[PeerStatus]:

@@ -17,6 +17,9 @@ from protocols.blobs import StoreFull
 from protocols.chain.forks import Node as Block
 from protocols.evidence import Judgement
 from protocols.exchange import NotFetched
+from protocols.gossip.conversation import Gossip
+from protocols.gossip.trainer import Hooks as GossipHooks
+from protocols.gossip.trainer import Merged
 from protocols.head import Parts, theta0
 from protocols.learner import Evaluation, Learner, LearnerError, StepLearner
 from protocols.messages import Aggregate
@@ -81,10 +84,14 @@ def make(
     docket: Docket,
     trains: bool,
     evaluate_every: int,
+    slowdown: float = 1.0,
 ) -> Made:
     """`log` is of the chain, `held` and `docket` of the checkpoint. Raises BadJournal."""
-    if parts.manifest.protocol == "modest":
-        return Made(_modest(parts, ears, held, docket, evaluate_every))
+    match parts.manifest.protocol:
+        case "modest":
+            return Made(_modest(parts, ears, held, docket, evaluate_every))
+        case "gossip":
+            return Made(_gossip(parts, ears, held, trains=trains, evaluate_every=evaluate_every, slowdown=slowdown))
     training = _onebyte(parts, learner, signer, log, ears=ears, trains=trains, evaluate_every=evaluate_every)
 
     async def ground() -> None:
@@ -115,6 +122,23 @@ def _modest(parts: Parts, ears: Ears, held: Aggregate | None, docket: Docket, ev
 def finished_of(known: Aggregate) -> Finished:
     trainers = [each.trainer for each in known.inputs]
     return Finished(known.round, trainers, known.aggregators, Digest(known.model), Digest(known.parent))
+
+
+# -- gossip -----------------------------------------------------------------------------------------------------------
+
+
+def _gossip(
+    parts: Parts, ears: Ears, held: Aggregate | None, *, trains: bool, evaluate_every: int, slowdown: float
+) -> Gossip:
+    def merged(made: Merged) -> None:
+        ears.learnt(Finished(made.age, [parts.desk.me, *made.others], [parts.desk.me], made.model, made.parent))
+
+    async def begin() -> None:
+        if parts.manifest.gossip.init == "common":
+            await have_theta0(parts)
+
+    hooks = GossipHooks(began=ears.began, save=ears.save, merged=merged, evaluated=ears.evaluated)
+    return Gossip(parts, held, hooks, begin=begin, trains=trains, evaluate_every=evaluate_every, slowdown=slowdown)
 
 
 # -- one byte ---------------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from typing import Any, TypeVar, cast
 import trio
 
 from protocols import limits, wire
+from protocols.gossip.messages import AskNewest
 from protocols.messages import (
     GOSSIP,
     Aggregated,
@@ -42,12 +43,13 @@ log = logging.getLogger(__name__)
 # An answer takes milliseconds; where training has all the cores, seconds. A lost question costs the first wait.
 INSIST_S = (1.0, 3.0, 6.0)
 
-# On these we ask or fetch from others, check signatures, or answer at length: they may cost a thousand times what it
-# costs to ask.
+# On these we ask or fetch from others, check signatures, answer at length, or a fetch follows: they may cost a thousand
+# times what it costs to ask.
 ACTING = (
     Aggregated,
     AskChain,
     AskEvidence,
+    AskNewest,
     AskSnapshot,
     Committed,
     Compare,

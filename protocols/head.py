@@ -198,8 +198,7 @@ class Head:
 
     async def retreat(self) -> bool:
         """For a run that stands still: if nobody can give us the newest model, or it cannot be trained from, go back to
-        the newest that we believed in before and that is neither; else all wait for ever. True if we did.
-        """
+        the newest that we believed in before and that is neither; else all wait for ever. True if we did."""
         last = self.known
         if last.round == 0 or await self._sound(last):
             return False
@@ -303,9 +302,8 @@ class Head:
         known = self.known
         better = better_branch(known, [head for head in heads if not self._given_up(head)])
         if better is not None and known.round > 0:
-            log.warning(
-                "round %d: leaving %s for the better branch %s", known.round, short(known.model), short(better.model)
-            )
+            left, found = short(known.model), short(better.model)
+            log.warning("round %d: leaving %s for the better branch %s", known.round, left, found)
             self.dropped, self.known = (known, better), better
             self._since = trio.current_time()
             self.bell.ring()

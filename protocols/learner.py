@@ -61,8 +61,9 @@ class Probed:
 
 
 class Learner(Protocol):
-    async def initial(self) -> Digest:
-        """theta0 as the manifest's seed makes it: the same bytes on every machine of the same versions. Stored."""
+    async def initial(self, seed: int | None = None) -> Digest:
+        """theta0 as the manifest's seed makes it: the same bytes on every machine of the same versions. Stored.
+        `seed`: the same model with other random numbers, in what travels of it."""
 
     async def train(self, parent: Digest, round: Round, *, seed: int) -> Trained:
         """Local SGD from `parent`. `seed` fixes batch order and dropout. Raises LearnerError; Unfit if `parent` is none

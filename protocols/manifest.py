@@ -18,6 +18,7 @@ from msgspec import Meta
 
 from protocols import limits, merging
 from protocols.chain import rules as chain
+from protocols.gossip import rules as gossip
 from protocols.section import Section
 from protocols.signatures import public_key_of
 from sampling.peers import PeerId
@@ -122,8 +123,11 @@ class Manifest(Section, frozen=True, kw_only=True):
     version: Annotated[Literal[1], Meta(description="version of this format")] = 1
     name: Annotated[str, Meta(min_length=1, max_length=64, description="name of the run, for people")]
     protocol: Annotated[
-        Literal["modest", "onebyte"],
-        Meta(description="how peers train together: modest (whole models) or onebyte (one byte a gradient)"),
+        Literal["modest", "onebyte", "gossip"],
+        Meta(
+            description="how peers train together: modest (whole models, in rounds), onebyte (one byte a gradient) or "
+            "gossip (whole models, each node at its own pace)"
+        ),
     ]
     task: Annotated[
         str, Meta(min_length=1, max_length=200, description="name of a built-in task, or package.module:attribute")
@@ -145,7 +149,10 @@ class Manifest(Section, frozen=True, kw_only=True):
     encoding: Annotated[
         Literal["float32", "bfloat16", "int8"], Meta(description="of model values: float32, bfloat16 or int8")
     ] = "float32"
-    rounds: Annotated[Rounds, Meta(description="the run ends after this many; 0: never")] = 0
+    rounds: Annotated[
+        Rounds,
+        Meta(description="the run ends after this many (of its own trainings for each node, in gossip); 0: never"),
+    ] = 0
     start_peers: Annotated[
         int, Meta(ge=1, le=limits.VIEW_PEERS, description="trainers that must be known before round 1")
     ] = 1
@@ -156,6 +163,7 @@ class Manifest(Section, frozen=True, kw_only=True):
     audit: Audit = Audit()
     onebyte: chain.Rules = chain.Rules()
     merging: merging.Merging = merging.Merging()
+    gossip: gossip.Rules = gossip.Rules()
 
 
 def canonical(manifest: Manifest) -> bytes:
@@ -225,6 +233,9 @@ def _faults(manifest: Manifest) -> Iterator[str]:
     yield from _admission_faults(admission, manifest.start_peers)
     if manifest.protocol == "onebyte":
         yield from _chain_faults(manifest)
+    elif manifest.protocol == "gossip":
+        yield from merging.faults(manifest.merging, manifest.gossip.neighbours + 1)
+        yield from gossip.faults(manifest.gossip, manifest.merging.byzantine)
     else:
         yield from merging.faults(manifest.merging, math.ceil(modest.success_fraction * modest.trainers - 1e-9))
     for key, peer in (("author", manifest.author), *(("admission.allow", peer) for peer in admission.allow)):

@@ -39,7 +39,8 @@ class Merging(Section, frozen=True, kw_only=True):
         Rule,
         Meta(
             description="mean, corrected (variance-corrected), median, trimmed-mean, multi-krum, geometric-median, "
-            "centred-clipping, flag; auto: mean if byzantine = 0, else nearest-neighbour mixing and geometric-median"
+            "centred-clipping, flag; auto: mean (in gossip: corrected) if byzantine = 0, else nearest-neighbour mixing "
+            "and geometric-median"
         ),
     ] = "auto"
     byzantine: Annotated[
@@ -56,12 +57,12 @@ class Merging(Section, frozen=True, kw_only=True):
     ] = False
 
 
-def settled(merging: Merging) -> Merging:
-    """With what `auto` stands for."""
+def settled(merging: Merging, protocol: str = "modest") -> Merging:
+    """With what `auto` stands for: in gossip, models may not have found each other yet."""
     if merging.rule != "auto":
         return merging
     if merging.byzantine == 0:
-        return msgspec.structs.replace(merging, rule="mean")
+        return msgspec.structs.replace(merging, rule="corrected" if protocol == "gossip" else "mean")
     return msgspec.structs.replace(merging, rule="geometric-median", mixing=True)
 
 

@@ -1,8 +1,8 @@
 """The wire vocabulary: every message a peer can say, as a frozen typed struct. One docstring each: who says it, when.
 
 Structs travel as msgpack arrays headed by their integer tag (`protocols.wire`); field order and tags are the format, so
-they are only ever appended to. Model bytes never ride in a message: a digest names them, `protocols.exchange` fetches
-them.
+they are only ever appended to. Model bytes do not ride in a message, but for small ones in `protocols.gossip`: a digest
+names them, `protocols.exchange` fetches them.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from msgspec import Meta, Struct
 
 from protocols import limits
 from protocols.fields import Bucket, Bytes32, Message, Peer, Peers, RoundNumber, Run, Version
+from protocols.gossip.messages import AskNewest, NewestIs, NewModel
 from protocols.onebyte.messages import AskChain, AskSnapshot, ChainIs, NewBlock, NewChange, NewEntry, SnapshotIs
 from protocols.signatures import SIGNATURE_BYTES
 from sampling.view import Delta, Registration
@@ -325,6 +326,9 @@ AnyMessage = (
     | ChainIs
     | AskSnapshot
     | SnapshotIs
+    | NewModel
+    | AskNewest
+    | NewestIs
 )
 
 GOSSIP = (
@@ -335,4 +339,5 @@ GOSSIP = (
     NewEntry,
     NewBlock,
     NewChange,
+    NewModel,
 )  # what may be published; everything else is asked or answered

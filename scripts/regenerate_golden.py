@@ -22,6 +22,7 @@ from protocols.chain.draws import HashChain, drawn, first_beacon, genesis, next_
 from protocols.chain.messages import Block, Changes, Entry, Head, Here, Join, Leave, Signed, TwoEntries, TwoHeads, Vote
 from protocols.chain.rules import Rules
 from protocols.chain.state import initial
+from protocols.gossip.messages import AskNewest, NewestIs, NewModel, Offer
 from protocols.manifest import Manifest, canonical, run_id, validated
 from protocols.messages import (
     Ack,
@@ -107,6 +108,8 @@ JOIN, LEAVE = Join(7, MODELS[0], PEERS[0], bytes(64)), Leave(2**40, PEERS[0], by
 HERE = Here(0, PEERS[0], bytes(64))
 BLOCK = Block(HEAD, Changes((JOIN,), (LEAVE,), (HERE,), (TwoEntries(ENTRY, ENTRY), TwoHeads(HEAD, HEAD))))
 
+OFFER = Offer(MODELS[0], Round(7), 120, 1500, (MODELS[1], MODELS[2]))
+
 MESSAGES: dict[str, AnyMessage] = {
     "hello": Hello(RUN, Round(9)),
     "hello of a newcomer": Hello(Digest(b""), Round(0)),
@@ -135,6 +138,10 @@ MESSAGES: dict[str, AnyMessage] = {
     "ask evidence": AskEvidence((MODELS[0], MODELS[1])),
     "evidence is": EvidenceIs((Certificate(AGGREGATE, PEERS[0], True, LINK, (VOTE,)),), (TWICE,)),
     "ask head": AskHead(),
+    "new model": NewModel(OFFER, b"model"),
+    "new model by name": NewModel(OFFER),
+    "ask newest": AskNewest(),
+    "newest is": NewestIs(OFFER),
     "head is": HeadIs(THETA0),
     "new entry": NewEntry.of(ENTRY),
     "new block": NewBlock.of(BLOCK),

@@ -2,7 +2,7 @@
 
 Each node is `gossipnode start` in a home of its own; the first makes the manifest, the others are given its address and
 find each other through it. On request some are killed, restarted or join in mid-run. Exit code 0: every node that is
-alive at the end finished every round, and all hold the same model.
+alive at the end finished every round, and all hold the same model (in gossip, each has its own).
 """
 
 from __future__ import annotations
@@ -17,22 +17,23 @@ from pathlib import Path
 
 import click
 import httpx
+from lengths import length_of
 from processes import POLL_S, STOP_S, Failed, Peer, check_alive, first_address, homes, kill, spawn, stop
 from rich.console import Console
 from rich.live import Live
 from testnet_table import row, table
 
 from gossipnode.adversaries.kinds import cast_of
+from gossipnode.config import slowdowns_of
 from gossipnode.errors import OperatorError
 from gossipnode.events import Event, Join, Kill, Restart, option_events, require_possible
 from gossipnode.home import Home
 from gossipnode.identity import create_identity
 from gossipnode.report import Report, agreed, report_of, require_writable, save, summary
 from gossipnode.start import ADVERSARY
-from gossipnode.status.report import HISTORY_ROUNDS, Status
-from protocols.manifest import validated
+from gossipnode.status.report import HISTORY_ROUNDS
 
-CENTRAL_PASSES = 30
+PROTOCOLS = ["modest", "onebyte", "gossip"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -49,6 +50,9 @@ class Options:
     set: tuple[str, ...]
     adversaries: tuple[str, ...]  # kinds of the last nodes
     events: Sequence[Event] = ()
+    init: str | None = None  # of first models, in gossip
+    slowdowns: Sequence[float] = (1.0,)  # of the nodes in turn, in gossip
+    minutes: float | None = None  # instead of rounds, in gossip
 
     def kind(self, index: int) -> str | None:
         """Of adversary; None: the node is honest."""
@@ -75,6 +79,7 @@ def start(root: Path, index: int, options: Options, peers: str | None) -> Peer:
     command = [sys.executable, "-m", "gossipnode", "start", "--home", str(home)]
     command += ["--listen", "/ip4/127.0.0.1/tcp/0", "--http", "127.0.0.1:0", "--threads", "1"]
     command += ["--shard", f"{index % options.nodes}/{options.nodes}", "--partition", options.partition]
+    command += ["--slowdown", str(options.slowdowns[index % len(options.slowdowns)])]
     command += ["--peers", peers] if peers else _run_options(options)
     kind = options.kind(index)
     environment = {"OMP_NUM_THREADS": "1"} | ({} if kind is None else {ADVERSARY: kind})
@@ -88,6 +93,8 @@ def _run_options(options: Options) -> list[str]:
         f"encoding={options.encoding}",
         *options.set,
     ]
+    if options.init is not None:
+        settings += [f"gossip.init={options.init}"]
     if options.protocol == "modest":
         settings += [f"modest.trainers={options.trainers}", f"modest.aggregators={options.aggregators}"]
     length = "--steps" if options.protocol == "onebyte" else "--rounds"
@@ -117,7 +124,8 @@ class Swarm:
         self.peers += [start(self._root, index, self._options, address) for index in range(1, self._options.nodes)]
 
     def watch(self, timeout_s: float) -> None:
-        """Until every node that is honest and alive has finished and evaluated the last model."""
+        """Until every node that is honest and alive has finished and evaluated the last model, or the minutes are
+        over."""
         began = time.monotonic()
         with httpx.Client(timeout=5.0) as client, Live(console=self._console, refresh_per_second=4) as live:
             while True:
@@ -126,7 +134,7 @@ class Swarm:
                 self._befall()
                 elapsed_s = time.monotonic() - began
                 live.update(table(self.peers, self._options, elapsed_s))
-                if not self._due and all(peer.done for peer in self.living if peer.kind is None):
+                if self._over(elapsed_s):
                     for peer in self.living:
                         peer.poll(client, HISTORY_ROUNDS)
                     return
@@ -134,6 +142,11 @@ class Swarm:
                 if elapsed_s > timeout_s:
                     raise Failed(f"not finished after {timeout_s:.0f} s: {unfinished(self.living)}")
                 time.sleep(POLL_S)
+
+    def _over(self, elapsed_s: float) -> bool:
+        if self._options.minutes is not None:
+            return elapsed_s > 60 * self._options.minutes
+        return not self._due and all(peer.done for peer in self.living if peer.kind is None)
 
     def _befall(self) -> None:
         reached = max((peer.status.progress.round for peer in self.living if peer.status), default=0)
@@ -181,22 +194,6 @@ def duration_s(peers: list[Peer]) -> float:
     return max((sum(each.seconds for each in peer.status.history) for peer in peers if peer.status), default=0.0)
 
 
-def central_accuracy(status: Status) -> float:
-    """After as many passes over all the data, in one place, as the swarm's trainers made together; beside one-byte
-    training, which makes none, after CENTRAL_PASSES."""
-    from gossipnode.learn.central import train_central
-    from gossipnode.learn.config import LearnerConfig
-
-    assert status.run is not None
-    manifest = validated(status.run.manifest)
-    shards = sum(len(each.trainers) for each in status.history) * max(1, manifest.training.epochs)
-    passes = max(1, round(shards / (len(status.peers) + 1)))
-    if manifest.protocol == "onebyte":
-        passes = CENTRAL_PASSES
-    *_, last = train_central(LearnerConfig.of(manifest), epochs=passes)
-    return last["accuracy"]
-
-
 def run(options: Options, keep: Path | None, timeout_s: float, central: bool, console: Console) -> Report:
     with homes(keep) as root:
         if options.protocol == "onebyte":
@@ -213,7 +210,11 @@ def run(options: Options, keep: Path | None, timeout_s: float, central: bool, co
         if late:
             raise Failed(f"{', '.join(late)} did not stop within {STOP_S:.0f} s of Ctrl-C")
         statuses = {peer.name: peer.status for peer in swarm.living if peer.status is not None}
-        reference = central_accuracy(next(iter(statuses.values()))) if central else None
+        reference = None
+        if central:
+            from reference import central_accuracy  # torch is large
+
+            reference = central_accuracy(next(iter(statuses.values())))
         hostile = {peer.name: peer.kind for peer in swarm.living if peer.kind is not None}
         return report_of(statuses, duration_s(swarm.living), reference, hostile)
 
@@ -222,7 +223,10 @@ def run(options: Options, keep: Path | None, timeout_s: float, central: bool, co
 @click.option("--nodes", default=8, type=click.IntRange(1, 64), help="processes to start")
 @click.option("--rounds", type=click.IntRange(1), help="rounds to train, with modest  [default: 30]")
 @click.option("--steps", type=click.IntRange(1), help="steps to train, with onebyte  [default: 500]")
-@click.option("--protocol", default="modest", type=click.Choice(["modest", "onebyte"]), help="how they train together")
+@click.option("--protocol", default="modest", type=click.Choice(PROTOCOLS), help="how they train together")
+@click.option("--minutes", type=click.FloatRange(0, min_open=True), help="with gossip, instead of --rounds")
+@click.option("--init", type=click.Choice(["common", "different"]), help="with gossip: the nodes' first models")
+@click.option("--speed", default="1", help="with gossip: how fast the nodes are, in turn, as 1,1,2,4")
 @click.option("--task", default="mnist", help="what they learn")
 @click.option("--seed", default=1, type=click.IntRange(0), help="of the initial model and the batch orders")
 @click.option("--trainers", default=4, type=click.IntRange(1), help="trainers of a round")
@@ -243,6 +247,9 @@ def main(
     rounds: int | None,
     steps: int | None,
     protocol: str,
+    minutes: float | None,
+    init: str | None,
+    speed: str,
     task: str,
     seed: int,
     trainers: int,
@@ -264,7 +271,7 @@ def main(
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         signal.signal(number, stopped)
     sampled = min(trainers, nodes)
-    length = length_of(protocol, rounds, steps)
+    length = length_of(protocol, rounds, steps, minutes)
     try:
         events = option_events(kill, join, restart)
         require_possible(events, "the testnet", length)
@@ -282,6 +289,9 @@ def main(
             set=settings,
             adversaries=cast_of(adversaries, nodes, protocol) if adversaries else (),
             events=events,
+            init=init,
+            slowdowns=slowdowns_of(speed),
+            minutes=minutes,
         )
         report = run(options, keep, timeout_s, central, console)
         if json_path is not None:
@@ -291,19 +301,16 @@ def main(
     except Stopped as signalled:
         console.print("stopped, and every node with it")
         sys.exit(128 + signalled.args[0])
+    conclude(report, protocol, json_path, console)
+
+
+def conclude(report: Report, protocol: str, json_path: Path | None, console: Console) -> None:
     for line in summary(report):
         console.print(line)
     if json_path is not None:
         console.print(f"report            {json_path}", soft_wrap=True)
-    if not agreed(report):
+    if protocol != "gossip" and not agreed(report):
         raise click.ClickException("the honest nodes do not hold the same model")
-
-
-def length_of(protocol: str, rounds: int | None, steps: int | None) -> int:
-    wrong, right = ("--rounds", "--steps") if protocol == "onebyte" else ("--steps", "--rounds")
-    if (rounds if protocol == "onebyte" else steps) is not None:
-        raise click.UsageError(f"{wrong}: a {protocol} run is measured otherwise: give {right}")
-    return (steps or 500) if protocol == "onebyte" else (rounds or 30)
 
 
 def stopped(number: int, frame: object) -> None:

@@ -37,7 +37,9 @@ class Start(Part, frozen=True):
 
 
 class Initial(Part, frozen=True):
-    """Answered by Done, theta0 stored."""
+    """Answered by Done, theta0 stored, or what another seed makes of it."""
+
+    seed: int | None = None
 
 
 class Train(Part, frozen=True):

@@ -104,8 +104,8 @@ class InlineLearner:
         """A as it is now, for who looks on from outside."""
         return self._sums()[1]
 
-    async def initial(self) -> Digest:
-        return await self._blobs.put(self._swarm.theta0)
+    async def initial(self, seed: int | None = None) -> Digest:
+        return await self._blobs.put(self._swarm.theta0 if seed is None else self._engine.initial(seed))
 
     async def train(self, parent: Digest, round: Round, *, seed: int) -> Trained:
         return await self._trained(parent, self._data, seed)

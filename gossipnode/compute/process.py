@@ -238,8 +238,8 @@ class WorkerLearner:
         """As TaskInfo has it, of the task as it is here."""
         return self._ready.sum_bytes if protocol == "onebyte" else self._ready.model_bytes
 
-    async def initial(self) -> Digest:
-        return (await self._ask(self._model, calls.Initial(), calls.Done))[1]
+    async def initial(self, seed: int | None = None) -> Digest:
+        return (await self._ask(self._model, calls.Initial(seed), calls.Done))[1]
 
     async def train(self, parent: Digest, round: Round, *, seed: int) -> Trained:
         done, model = await self._ask(self._model, calls.Train(parent, seed), calls.Improved)

@@ -86,8 +86,8 @@ class Bench:
         match ask:
             case calls.Start(config):
                 return self._start(config), b""
-            case calls.Initial():
-                return calls.Done(), self.store(self.engine.initial())
+            case calls.Initial(seed):
+                return calls.Done(), self.store(self.engine.initial(seed))
             case calls.Train(parent, seed):
                 return self._train(parent, self.data, seed, stop)
             case calls.Replay(parent, seed, shard):

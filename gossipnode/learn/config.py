@@ -15,7 +15,7 @@ from gossipnode.learn.accountant import Privacy
 from gossipnode.learn.rules import Rules, rules_of
 from gossipnode.learn.shard import Shard
 from protocols.manifest import Manifest, Training
-from protocols.merging import Merging
+from protocols.merging import Merging, settled
 
 
 class LearnerConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,7 +46,7 @@ class LearnerConfig(msgspec.Struct, frozen=True, kw_only=True):
             seed=manifest.seed,
             encoding=manifest.encoding,
             training=manifest.training,
-            merging=manifest.merging,
+            merging=settled(manifest.merging, manifest.protocol),
         )
         if manifest.protocol != "onebyte":
             return config

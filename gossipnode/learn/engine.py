@@ -84,10 +84,11 @@ class Engine:
         except TaskError as error:
             raise Unfit(str(error)) from error
 
-    def initial(self) -> bytes:
-        """theta0, of a model fresh from the seed, so that it does not matter what was trained before."""
+    def initial(self, seed: int | None = None) -> bytes:
+        """theta0, of a model fresh from the seed, so that it does not matter what was trained before. With a `seed` of
+        its own only what travels is other: what is frozen stays the run's."""
         try:
-            return encode(self._build().read(), self.template)
+            return encode(self._build(seed).read(), self.template)
         except ValueError as error:
             raise LearnerError(f"task {self.config.task!r}: after model(), {error}") from error
 
@@ -179,9 +180,9 @@ class Engine:
             raise LearnerError(f"task {self.config.task!r}: metrics() must report {' and '.join(sorted(missing))}")
         return metrics
 
-    def _build(self) -> Flat:
+    def _build(self, seed: int | None = None) -> Flat:
         with self._blame("model"):
-            return Flat(self.task, self.config.seed, self.device)
+            return Flat(self.task, self.config.seed if seed is None else seed, self.device)
 
     def _moved(self, batch: Batch) -> Batch:
         return tuple(tensor.to(self.device) for tensor in batch)

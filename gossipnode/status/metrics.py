@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from gossipnode.status.report import ChainStatus, NodeStatus, Repute, Snapshot, Status
+from gossipnode.status.report import ChainStatus, GossipStatus, NodeStatus, Repute, Snapshot, Status
 from protocols.training import Phase
 
 
@@ -72,6 +72,15 @@ def chain_metrics(chain: ChainStatus) -> Iterator[Metric]:
     yield from counter("reorganisations", "Times that we left a branch.", chain.reorganisations)
 
 
+def gossip_metrics(gossip: GossipStatus) -> Iterator[Metric]:
+    yield from gauge("median_age", "Trainings, the median over all heard of.", gossip.median_age)
+    yield from gauge("training_seconds", "From one training of ours to the next.", gossip.seconds_per_training)
+    yield from counter("merges", "Times that others' models were merged into ours.", gossip.merges)
+    yield from counter("models_merged", "Models of others in them.", gossip.models_merged)
+    yield from counter("models_refused", "Models that were not fit to be merged.", gossip.models_refused)
+    yield from gauge("slow_neighbours", "Who take over twice the median.", sum(each.slow for each in gossip.neighbours))
+
+
 def swarm_metrics(status: Status) -> Iterator[Metric]:
     yield from gauge("members", "Peers of the view that have not left, ourselves included.", status.view.members)
     yield from gauge("candidates", "Members that could be sampled.", status.view.candidates)
@@ -107,6 +116,8 @@ def metrics_of(status: Status) -> Iterator[Metric]:
     yield from progress_metrics(status)
     if status.chain is not None:
         yield from chain_metrics(status.chain)
+    if status.gossip is not None:
+        yield from gossip_metrics(status.gossip)
     yield from swarm_metrics(status)
     yield from resource_metrics(status)
 

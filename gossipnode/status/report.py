@@ -16,6 +16,7 @@ import msgspec
 from protocols.training import Phase
 
 HISTORY_ROUNDS = 1000  # rounds kept in `Status.history`: about 0.5 MB of JSON with committees of ten
+NEIGHBOURS_SHOWN = 50  # in `GossipStatus.neighbours`
 OFFENCES_SHOWN = 100  # newest offences in `Status.offences`
 
 Stage = Literal["open", "cleared", "accused", "quarantined", "expelled", "acquitted"]
@@ -127,6 +128,33 @@ class AuditStatus(Part, frozen=True, kw_only=True):
     verdicts: list[VerdictStatus] = []
 
 
+class Neighbour(Part, frozen=True, kw_only=True):
+    """A node that we heard of, by its own word."""
+
+    peer: str
+    age: int  # trainings it has done
+    behind: float  # trainings behind the median age; negative: ahead of it
+    seconds_per_training: float
+    heard_s: float  # seconds since its last announcement
+    slow: bool  # it takes more than twice as long as the median
+
+
+class GossipStatus(Part, frozen=True, kw_only=True):
+    """Gossip learning: how this node's model grows, and what it knows of the others'."""
+
+    age: int  # trainings of our own
+    median_age: int  # of all that we heard of, ourselves included
+    seconds_per_training: float
+    merges: int  # since this process started, as all counts here
+    models_merged: int  # of others, in them
+    models_pulled: int
+    models_refused: int  # came, and were not fit to be merged
+    models_waiting: int  # for the next merge
+    caught_up: int  # times that we went on from the others' models after a pause
+    announced_every_s: float  # what the manifest's rate allows
+    neighbours: list[Neighbour] = []  # at most NEIGHBOURS_SHOWN, those heard last first
+
+
 class PeerStatus(Part, frozen=True, kw_only=True):
     """One other peer of the view."""
 
@@ -197,6 +225,7 @@ class Status(Part, frozen=True, kw_only=True):
     progress: ProgressStatus = ProgressStatus()
     chain: ChainStatus | None = None  # None: the run's protocol has none
     audits: AuditStatus | None = None  # None: the run's protocol has none
+    gossip: GossipStatus | None = None  # None: likewise
     peers: list[PeerStatus] = []
     view: ViewStatus = ViewStatus()
     traffic: TrafficStatus = TrafficStatus()

@@ -15,7 +15,16 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from gossipnode.status.report import AuditStatus, ChainStatus, OffenceStatus, PeerStatus, RoundStatus, Status
+from gossipnode.status.report import (
+    AuditStatus,
+    ChainStatus,
+    GossipStatus,
+    Neighbour,
+    OffenceStatus,
+    PeerStatus,
+    RoundStatus,
+    Status,
+)
 
 PEERS_SHOWN: Final = 20
 ROUNDS_SHOWN: Final = 8
@@ -96,6 +105,8 @@ def facts(status: Status) -> Table:
         pairs += chain_facts(status.chain)
     if status.audits is not None:
         pairs += audit_facts(status.audits)
+    if status.gossip is not None:
+        pairs += gossip_facts(status.gossip)
     if node.epsilon is not None:
         pairs += [("privacy", f"epsilon {node.epsilon:.2f} spent"), ("", "")]
     table = Table.grid(padding=(0, 2))
@@ -133,6 +144,26 @@ def chain_facts(chain: ChainStatus) -> list[tuple[str, str]]:
         ("scalars", f"{chain.scalars_sent} sent, {cost}"),
         ("branches", f"{chain.reorganisations} left"),
     ]
+
+
+def gossip_facts(gossip: GossipStatus) -> list[tuple[str, str]]:
+    slow = sum(each.slow for each in gossip.neighbours)
+    oldest_s = max((each.heard_s for each in gossip.neighbours), default=0.0)
+    return [
+        ("age", f"{gossip.age} trainings, median {gossip.median_age}"),
+        ("pace", f"{gossip.seconds_per_training:.1f} s a training"),
+        ("merged", f"{gossip.models_merged} models in {gossip.merges} merges, {gossip.models_refused} refused"),
+        ("neighbours", f"{len(gossip.neighbours)} heard of, up to {oldest_s:.0f} s ago; {slow} slow"),
+    ]
+
+
+def neighbour_table(neighbours: Sequence[Neighbour]) -> Table:
+    table = grid("neighbour", "age", "behind", "pace", "heard", right=frozenset({"age", "behind", "pace", "heard"}))
+    for each in neighbours[:PEERS_SHOWN]:
+        pace = f"{each.seconds_per_training:.1f} s" + (" slow" if each.slow else "")
+        row = str(each.age), f"{each.behind:.0f}", pace, f"{each.heard_s:.0f} s ago"
+        table.add_row(safe(short_peer(each.peer)), *row, style="yellow" if each.slow else "")
+    return table
 
 
 def headline(status: Status) -> Text:
@@ -206,6 +237,8 @@ def render(status: Status) -> RenderableType:
     parts += [safe(f"! {warning}", "yellow") for warning in status.warnings]
     if status.peers:
         parts.append(peer_table(status.peers))
+    if status.gossip is not None and status.gossip.neighbours:
+        parts.append(neighbour_table(status.gossip.neighbours))
     if status.history:
         parts.append(round_table(status.history))
     parts += verdict_lines(status.audits)

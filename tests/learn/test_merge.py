@@ -18,12 +18,12 @@ from gossipnode.learn.bristle import certainties, integrated
 from gossipnode.learn.config import LearnerConfig
 from gossipnode.learn.encoding import BLOCK, Encoding, Template, Vector, decode, encode, opened
 from gossipnode.learn.engine import Engine
-from gossipnode.learn.fedfix import CEILING, fedfix, windows
 from gossipnode.learn.flat import Flat
 from gossipnode.learn.merge import Shape, mean, merged
 from gossipnode.learn.models import Models
 from gossipnode.learn.task import Batch, Data, Shard, Task, TaskError
 from gossipnode.learn.variance import corrected_mean, factor
+from protocols.gossip.fedfix import CEILING, fedfix, windows
 from protocols.manifest import Training
 from protocols.merging import Merging
 

@@ -8,8 +8,10 @@ import pytest
 from gossipnode.status.report import (
     ChainStatus,
     Committee,
+    GossipStatus,
     Learning,
     LoopLag,
+    Neighbour,
     NodeStatus,
     OffenceStatus,
     PeerStatus,
@@ -80,6 +82,26 @@ def chain_report(full_report: Status) -> Status:
     )
     node = msgspec.structs.replace(full_report.node, epsilon=1.25)
     return msgspec.structs.replace(full_report, chain=chain, node=node)
+
+
+@pytest.fixture
+def gossip_report(full_report: Status) -> Status:
+    """Of a gossip run, with a neighbour that is slow."""
+    slow = Neighbour(peer=MALLORY, age=9, behind=21, seconds_per_training=4.5, heard_s=2.0, slow=True)
+    gossip = GossipStatus(
+        age=30,
+        median_age=30,
+        seconds_per_training=1.0,
+        merges=28,
+        models_merged=120,
+        models_pulled=100,
+        models_refused=1,
+        models_waiting=2,
+        caught_up=1,
+        announced_every_s=0.1,
+        neighbours=[slow],
+    )
+    return msgspec.structs.replace(full_report, gossip=gossip)
 
 
 @pytest.fixture

@@ -84,6 +84,7 @@ def test_the_limits_are_those_of_the_server() -> None:
     )
     assert f"at most {report.HISTORY_ROUNDS} " in text
     assert f"at most {report.OFFENCES_SHOWN} " in text
+    assert f"at most {report.NEIGHBOURS_SHOWN} " in section("GossipStatus")
     assert f"at most {standing.DETAIL_CHARS} characters" in text
 
 
@@ -94,7 +95,7 @@ def exposed(status: Status) -> Iterator[tuple[str, str]]:
         yield name + (f"{{{','.join(labels)}}}" if labels else ""), metric.type
 
 
-def test_every_metric_is_described_with_its_type(chain_report: Status) -> None:
+def test_every_metric_is_described_with_its_type(chain_report: Status, gossip_report: Status) -> None:
     node = msgspec.structs.replace(chain_report.node, worker_rss_bytes=1)
     documented = {name: row[0] for name, row in table("The metrics").items()}
-    assert documented == dict(exposed(msgspec.structs.replace(chain_report, node=node)))
+    assert documented == dict(exposed(msgspec.structs.replace(chain_report, node=node, gossip=gossip_report.gossip)))

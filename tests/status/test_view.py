@@ -295,3 +295,10 @@ def test_units() -> None:
         "10000.0 TB",
     ]
     assert [span(s) for s in (0, 119, 120, 7200, 172_800)] == ["0 s", "119 s", "2 min", "2 h", "2 d"]
+
+
+def test_a_gossip_run_shows_ages_and_who_is_slow(gossip_report: Status) -> None:
+    text = drawn(gossip_report)
+    assert "30 trainings, median 30" in text
+    assert "120 models in 28 merges, 1 refused" in text
+    assert "4.5 s slow" in text

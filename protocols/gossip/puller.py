@@ -1,0 +1,131 @@
+"""Brings other nodes' newest models, beside the training and never in its way.
+
+Each pull asks a peer drawn at random for its newest, fetches it and checks it. Pulls begin so far apart that what they
+fetch stays below the manifest's rate; a few may be under way at once, for small models spend their time travelling.
+When as many wait, or are under way, as a merge takes, it waits too. So a slow link means fewer merges, and a slow
+trainer fewer pulls.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+
+import trio
+
+from protocols.blobs import StoreFull
+from protocols.desk import Declined, Desk
+from protocols.exchange import ModelExchange, NotFetched
+from protocols.gossip.inbox import Came, Inbox
+from protocols.gossip.messages import AskNewest, NewestIs, Offer
+from protocols.gossip.neighbours import Neighbours
+from protocols.head import Parts
+from protocols.learner import LearnerError, Unfit
+from protocols.transport import TransportError
+from sampling.peers import PeerId
+from verify.digest import Digest
+from verify.standing import OffenceKind
+
+log = logging.getLogger(__name__)
+
+ASK_S = 5.0  # for a name: whoever is slower has better things to do
+AT_ONCE = 4  # pulls under way
+PAUSE_S = 0.05  # between two pulls, however small the models
+IDLE_S = 1.0  # after a pull that brought nothing
+OWNER = "pulled"
+REMEMBERED = 1024  # origins whose last model is known: it is not fetched twice
+
+
+class Puller:
+    def __init__(self, parts: Parts, neighbours: Neighbours, inbox: Inbox) -> None:
+        self.looks = 0  # pulls that are over, and times that nobody was there to be asked
+        self.pulled = 0  # models brought
+        self.stopped = False  # nothing will be merged any more
+        self._neighbours, self._inbox = neighbours, inbox
+        self._parts = parts
+        self._desk: Desk = parts.desk
+        self._exchange: ModelExchange = parts.exchange
+        self._rng: random.Random = parts.rng
+        self._last: dict[PeerId, Digest] = {}
+        self._asked: set[PeerId] = set()  # pulls under way
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        size, rate = self._parts.manifest.model_bytes, self._parts.manifest.gossip.pull_bytes_s
+        async with trio.open_nursery() as nursery:
+            while True:
+                await self._inbox.bell.until(self._has_room)
+                peer = self._drawn()
+                if peer is not None:
+                    self._asked.add(peer)
+                    nursery.start_soon(self._pull_one, peer)
+                elif not self._asked:
+                    self._looked()
+                pause_s = IDLE_S if peer is None else max(PAUSE_S, size / rate)
+                await trio.sleep(pause_s * self._rng.uniform(0.5, 1.5))
+
+    def _has_room(self) -> bool:
+        waiting = len(self._inbox) + len(self._asked)
+        return not self.stopped and len(self._asked) < AT_ONCE and waiting < self._parts.manifest.gossip.neighbours
+
+    async def _pull_one(self, peer: PeerId) -> None:
+        try:
+            await self._pull(peer)
+        finally:
+            self._asked.discard(peer)
+        self._looked()
+
+    def _looked(self) -> None:
+        self.looks += 1
+        self._inbox.bell.ring()
+
+    def _drawn(self) -> PeerId | None:
+        """Of the fresh ones; before anybody was heard of, of all members."""
+        known = self._neighbours.fresh(trio.current_time())
+        fresh = [peer for peer in known if self._is_new(peer)]
+        among = fresh if known else self._parts.membership.view.present()
+        unfit = {self._desk.me, *self._asked}
+        others = [peer for peer in among if peer not in unfit and not self._desk.shunned(peer)]
+        return self._rng.choice(others) if others else None
+
+    def _is_new(self, peer: PeerId) -> bool:
+        """It has, or will by now have made, a model that we have not had."""
+        heard = self._neighbours.last(peer)
+        if peer in self._inbox or heard is None:
+            return False
+        due_s = heard.at_s + heard.offer.train_ms / 1000
+        return heard.offer.model != self._last.get(peer) or trio.current_time() >= due_s
+
+    async def _pull(self, peer: PeerId) -> None:
+        try:
+            offer = (await self._desk.ask(peer, AskNewest(), NewestIs, ASK_S)).offer
+            self._neighbours.hear(peer, offer, trio.current_time())
+            if offer.model == self._last.get(peer):
+                return
+            await self._exchange.obtain(offer.model, [peer])
+            await self._parts.learner.check(offer.model)
+        except Declined as refusal:
+            log.debug("%s has no model for us: %s", peer, refusal)
+        except Unfit as error:
+            self._desk.accuse(peer, OffenceKind.UNFIT_MODEL, str(error))
+            self._neighbours.forget(peer)
+        except (TransportError, NotFetched) as error:
+            log.info("nothing pulled from %s: %s", peer, error)
+            self._neighbours.forget(peer)
+        except (StoreFull, LearnerError) as error:
+            log.warning("nothing pulled from %s: %s", peer, error)
+        else:
+            self._came(peer, offer)
+
+    def _came(self, peer: PeerId, offer: Offer) -> None:
+        self.remember(peer, offer.model)
+        self.pulled += 1
+        self._inbox.put(Came(peer, offer))
+        self._exchange.keep(OWNER, self._inbox.stored)
+
+    def remember(self, peer: PeerId, model: Digest) -> None:
+        """Not to be fetched again."""
+        self._last.pop(peer, None)
+        self._last[peer] = model
+        if len(self._last) > REMEMBERED:
+            del self._last[next(iter(self._last))]

@@ -1,0 +1,60 @@
+"""The manifest's table on gossip learning: how fast, from how many, and what the network may be asked to bear.
+
+Invariant: what a node sends and receives in a minute is bounded by `pull_bytes_s` and `announce_bytes_s`, however many
+nodes there are: with more of them each is heard more rarely.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Final, Literal
+
+from msgspec import Meta
+
+from protocols import limits
+from protocols.section import Section
+
+MERGED: Final = 32  # models of others in one merge: more bring nothing that a later merge does not
+INLINE_BYTES: Final = 56 * limits.KIB  # of a model inside an announcement, which must fit limits.GOSSIP_BYTES
+
+
+class Rules(Section, frozen=True, kw_only=True):
+    """The manifest's section `gossip`."""
+
+    init: Annotated[
+        Literal["common", "different"],
+        Meta(description="of the nodes' first models: common (theta0), or different, each drawn from seed and peer id"),
+    ] = "common"
+    every_s: Annotated[
+        float, Meta(ge=0.0, le=86_400.0, description="seconds that a training takes at least: who is quicker rests")
+    ] = 1.0
+    neighbours: Annotated[
+        int, Meta(ge=1, le=MERGED, description="most models of others in one merge, drawn afresh for each")
+    ] = 8
+    beta: Annotated[
+        float,
+        Meta(ge=0.0, lt=1.0, description="share of a node's own model in its merges; 0: as any other, by its samples"),
+    ] = 0.0
+    weighting: Annotated[
+        Literal["samples", "fedfix"],
+        Meta(description="of others' models: samples, or fedfix, samples times how long a training takes there"),
+    ] = "samples"
+    pull_bytes_s: Annotated[
+        float, Meta(gt=0.0, le=1e12, description="bytes a second of models that a node fetches, on average at most")
+    ] = 200_000.0
+    announce_bytes_s: Annotated[
+        float,
+        Meta(gt=0.0, le=1e12, description="bytes a second of announcements by all nodes together, before the mesh"),
+    ] = 20_000.0
+    inline_bytes: Annotated[
+        int, Meta(ge=0, le=INLINE_BYTES, description="a model up to this size may ride in its announcement")
+    ] = 32 * limits.KIB
+
+
+def faults(rules: Rules, byzantine: int) -> Iterator[str]:
+    """What no single field's range can say, each as one line for the operator."""
+    if 2 * byzantine > rules.neighbours:
+        yield (
+            f"merging.byzantine: {byzantine} liars cannot be stood among {rules.neighbours} neighbours and oneself;"
+            f" at most {rules.neighbours // 2}, or raise gossip.neighbours"
+        )

@@ -1,0 +1,348 @@
+"""A node's own work in gossip learning: train, offer the new model, merge whatever has come meanwhile, train again.
+
+After a pause, and at the start, it first looks whether the others are ahead; if most of those that it sees are, it goes
+on from their models instead of its own. Invariants: training never waits for the network (but for that look, which is
+bounded); a merge that fails, or from which nobody can train, costs that merge and nothing else.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+import trio
+
+from protocols.blobs import StoreFull
+from protocols.collection import absurd
+from protocols.gossip import weights
+from protocols.gossip.inbox import Came, Inbox
+from protocols.gossip.messages import Offer
+from protocols.gossip.neighbours import Neighbours, median_age
+from protocols.gossip.puller import OWNER as PULLED
+from protocols.gossip.puller import Puller
+from protocols.head import Parts
+from protocols.learner import Evaluation, LearnerError, Trained, Unfit
+from protocols.merging import CENTRED, settled
+from protocols.messages import Aggregate
+from protocols.training import Phase
+from sampling.peers import PeerId, Round
+from verify.digest import Digest, digest_of, short
+from verify.standing import OffenceKind
+
+log = logging.getLogger(__name__)
+
+AGAIN_S = 2.0  # after training failed
+AWAY = 10.0  # usual turns, and AWAY_S more, without one: we were stopped, or our machine slept
+AWAY_S = 10.0
+CATCH_UP_S = 30.0  # most that a look at the others takes
+LOOKS = 3  # pulls of one look
+SAVE_S = 5.0  # between two checkpoints
+SEED_BYTES = 8  # of an initial model's seed, of which the lowest 62 bits are used
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """What a turn ended with: the model to train from next."""
+
+    age: Round
+    model: Digest
+    parent: Digest  # what the node itself put in
+    others: Sequence[PeerId]
+
+
+def _unheard(*what: object) -> None:
+    pass
+
+
+async def _unsaved() -> None:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """What the node wants to hear of."""
+
+    began: Callable[[], None] = _unheard
+    save: Callable[[], Awaitable[None]] = _unsaved  # the checkpoint has moved
+    merged: Callable[[Merged], None] = _unheard
+    evaluated: Callable[[int, Evaluation], None] = _unheard
+
+
+@dataclass(slots=True)
+class Counts:
+    merges: int = 0
+    models: int = 0  # of others, in them
+    refused: int = 0  # models that came and were not fit to be merged
+    caught_up: int = 0  # times that we went on from the others' models
+
+
+class Trainer:
+    def __init__(
+        self,
+        parts: Parts,
+        neighbours: Neighbours,
+        inbox: Inbox,
+        puller: Puller,
+        hooks: Hooks,
+        *,
+        checkpoint: Aggregate | None,
+        trains: bool,
+        slowdown: float,
+        evaluate_every: int,
+    ) -> None:
+        self.age = Round(checkpoint.round) if checkpoint else Round(0)
+        self.model: Digest | None = Digest(checkpoint.model) if checkpoint else None
+        self.checkpoint = checkpoint
+        self.newest: Offer | None = None  # what others may have of us; its blob is in the store
+        self.over = False
+        self.phase: Phase = "waiting"
+        self.failure: str | None = None
+        self.counts = Counts()
+        self._parts, self._rules = parts, parts.manifest.gossip
+        self._merging = settled(parts.manifest.merging, "gossip")
+        self._neighbours, self._inbox, self._puller, self._hooks = neighbours, inbox, puller, hooks
+        self._trains, self._slowdown, self._evaluate_every = trains, slowdown, evaluate_every
+        self._parents: list[Digest] = []
+        self._fallback: Digest | None = None  # our own model before the last merge
+        self._samples = 1
+        self._turned_at: float | None = None  # when we last trained
+        self.turn_s = self._rules.every_s
+        self._merged_at = trio.current_time()
+        self._saved_at = trio.current_time()
+        self._evaluated = -1
+
+    async def run(self) -> None:
+        """Until the last training is done, then returns."""
+        if self.model is None:
+            self.model = await self._initial()
+        self._hooks.began()
+        while not self._done:
+            await (self._train_once() if self._trains else self._follow())
+        await self._finish()
+
+    async def _train_once(self) -> None:
+        if self._was_away():
+            await self._catch_up()
+        began_s = trio.current_time()
+        trained = await self._train()
+        if trained is not None:
+            await self._rest(began_s, trained)
+            await self._turn(trained)
+
+    async def _follow(self) -> None:
+        """Without data: have what the others have."""
+        self.phase = "idle"
+        await self._inbox.bell.until(lambda: self._inbox.full)
+
+    @property
+    def _done(self) -> bool:
+        return 0 < self._parts.manifest.rounds <= self.age
+
+    # -- training -----------------------------------------------------------------------------------------------------
+
+    async def _initial(self) -> Digest:
+        while True:
+            try:
+                if self._rules.init == "common":
+                    return Digest(bytes.fromhex(self._parts.manifest.theta0))  # seen to before we run
+                return await self._parts.learner.initial(own_seed(self._parts.manifest.seed, self._parts.desk.me))
+            except (LearnerError, StoreFull) as error:
+                self._failed(error)
+            await trio.sleep(AGAIN_S)
+
+    async def _train(self) -> Trained | None:
+        assert self.model is not None
+        self.phase = "training"
+        try:
+            seed = self._parts.rng.getrandbits(63)
+            trained = await self._parts.learner.train(self.model, Round(self.age + 1), seed=seed)
+        except Unfit as error:
+            await self._retreat(error)
+        except (LearnerError, StoreFull) as error:
+            self._failed(error)
+            await trio.sleep(AGAIN_S)
+        else:
+            self.failure = None
+            return trained
+        return None
+
+    async def _retreat(self, error: Unfit) -> None:
+        """From a merge that nobody can train from to our own model; from that one to the first."""
+        log.warning("training %d: %s cannot be trained from: %s", self.age + 1, short(self.model or b""), error)
+        if self._fallback is not None and self._fallback != self.model:
+            self.model = self._fallback
+            return
+        before, self.model = self.model, await self._initial()
+        self._fallback = None
+        if self.model == before:
+            self._failed(f"whatever the model, so this node's own data are to be looked at: {error}")
+            await trio.sleep(AGAIN_S)
+
+    def _failed(self, error: object) -> None:
+        self.failure = str(error)
+        log.error("training %d failed: %s", self.age + 1, error)
+
+    async def _rest(self, began_s: float, trained: Trained) -> None:
+        """No training takes less than the manifest says, nor less than this node was told to take."""
+        self.phase = "idle"
+        await trio.sleep_until(began_s + max(self._rules.every_s, trained.seconds) * self._slowdown)
+
+    async def _turn(self, trained: Trained) -> None:
+        now = trio.current_time()
+        if self._turned_at is not None:
+            self.turn_s = now - self._turned_at
+        self._turned_at = now
+        self.age, self.model, self._samples = Round(self.age + 1), trained.model, trained.samples
+        self.newest = Offer(trained.model, self.age, max(1, trained.samples), self._turn_ms(), tuple(self._parents))
+        self._keep()
+        self._inbox.bell.ring()
+        await self._merge(trained.model)
+        await self._settle()
+
+    def _turn_ms(self) -> int:
+        return round(1000 * self.turn_s)
+
+    async def _settle(self) -> None:
+        """A turn is over."""
+        if self._evaluate_every and self.age % self._evaluate_every == 0:
+            await self._evaluate()
+        if trio.current_time() - self._saved_at > SAVE_S:
+            await self.save()
+
+    async def _finish(self) -> None:
+        """What others still ask for is served; nothing moves here any more."""
+        self._puller.stopped = True
+        if self.newest is None:  # after a restart
+            assert self.model is not None
+            self.newest = Offer(self.model, self.age, self._samples, self._turn_ms())
+        await self.save()
+        while self._evaluated != self.age:
+            await self._evaluate()
+            if self._evaluated != self.age:
+                await trio.sleep(AGAIN_S)
+        self.over = True
+        self.phase = "finished"
+
+    # -- merging ------------------------------------------------------------------------------------------------------
+
+    async def _merge(self, own: Digest) -> None:
+        """What has come and our own; if anything came."""
+        self._fallback, self._parents = own, [own]
+        others: list[Came] = []
+        if len(self._inbox) >= max(1, 2 * self._merging.byzantine):
+            window_s, self._merged_at = trio.current_time() - self._merged_at, trio.current_time()
+            others = await self._fit(own)
+            offers = [came.offer for came in others]
+            counts = weights.of_others(offers, self._samples, self._rules, window_s)
+            if not await self._made(
+                [own, *(offer.model for offer in offers)], weights.with_own(self._rules.beta, self._samples, counts)
+            ):
+                others = []
+        assert self.model is not None
+        self._hooks.merged(Merged(self.age, self.model, own, [came.origin for came in others]))
+
+    async def _made(self, models: Sequence[Digest], counts: Sequence[int]) -> bool:
+        """The first of `models` is what rules that need a centre look from."""
+        if len(models) < max(2, 2 * self._merging.byzantine + 1):
+            return False
+        self.phase = "aggregating"
+        try:
+            centre = models[0] if self._merging.rule in CENTRED else None
+            self.model = await self._parts.learner.merge(models, counts, centre)
+        except (Unfit, LearnerError, StoreFull) as error:
+            log.warning("training %d: not merged: %s", self.age, error)
+            return False
+        self._parents = list(models)
+        self.counts.merges += 1
+        self.counts.models += len(models) - 1
+        self._keep()
+        return True
+
+    async def _fit(self, own: Digest | None) -> list[Came]:
+        """Of what has come, what may be merged; all of it in the store."""
+        came = self._inbox.take()
+        self._parts.exchange.keep("merging", [each.offer.model for each in came])
+        self._parts.exchange.keep(PULLED, self._inbox.stored)
+        largest: dict[PeerId, float] = {}
+        for each in came:
+            if (value := await self._largest(each)) is not None:
+                largest[each.origin] = value
+        if own is not None:
+            largest[self._parts.desk.me] = await self._parts.learner.check(own)
+        for peer in absurd(largest):
+            del largest[peer]
+            if peer != self._parts.desk.me:
+                self._accuse(peer, "its values are absurdly larger than those of the others")
+        return [each for each in came if each.origin in largest]
+
+    async def _largest(self, came: Came) -> float | None:
+        learner, blobs = self._parts.learner, self._parts.blobs
+        try:
+            if came.blob:
+                await blobs.put(came.blob)
+            return await learner.check(came.offer.model)
+        except Unfit as error:
+            self._accuse(came.origin, str(error))
+        except (LearnerError, StoreFull) as error:
+            log.warning("a model of %s is not merged: %s", came.origin, error)
+        return None
+
+    def _accuse(self, peer: PeerId, detail: str) -> None:
+        self.counts.refused += 1
+        self._neighbours.forget(peer)
+        self._parts.desk.accuse(peer, OffenceKind.UNFIT_MODEL, detail)
+
+    # -- after a pause ------------------------------------------------------------------------------------------------
+
+    def _was_away(self) -> bool:
+        """By our own clock alone: nobody's word."""
+        if self._turned_at is None:
+            return True
+        return trio.current_time() - self._turned_at > AWAY * self.turn_s + AWAY_S
+
+    async def _catch_up(self) -> None:
+        """Pull first; where most of what came is older than our own model, go on from that instead."""
+        self._turned_at = trio.current_time()
+        looks = self._puller.looks
+        with trio.move_on_after(CATCH_UP_S):
+            await self._inbox.bell.until(lambda: self._inbox.full or self._puller.looks >= looks + LOOKS)
+        came = await self._fit(None)
+        if not came or median_age(each.offer.age for each in came) <= self.age:
+            return
+        models = [each.offer.model for each in came]
+        counts = weights.of_others([each.offer for each in came], self._samples, self._rules, self.turn_s)
+        if len(models) == 1 or not await self._made(models, counts):
+            self.model = models[0]
+        self._parents = models
+        self.counts.caught_up += 1
+        log.info("went on from the models of %d others, up to %d trainings old", len(came), came[-1].offer.age)
+        self._keep()
+
+    # -- what lasts ---------------------------------------------------------------------------------------------------
+
+    def _keep(self) -> None:
+        digests = {self.model, self._fallback, self.newest.model if self.newest else None} - {None}
+        self._parts.exchange.keep("gossip", [digest for digest in digests if digest is not None])
+
+    async def save(self) -> None:
+        """The checkpoint is what a crash does not take: kept in the store together with the one before it."""
+        assert self.model is not None
+        self._saved_at = trio.current_time()
+        before, self.checkpoint = self.checkpoint, Aggregate(self.age, self.model, b"", (), ())
+        kept = [self.checkpoint, *([before] if before else [])]
+        self._parts.exchange.keep("checkpoint", [Digest(each.model) for each in kept])
+        await self._hooks.save()
+
+    async def _evaluate(self) -> None:
+        assert self.model is not None
+        try:
+            self._hooks.evaluated(self.age, await self._parts.learner.evaluate(self.model))
+            self._evaluated = self.age
+        except (LearnerError, Unfit) as error:
+            self._failed(error)
+
+
+def own_seed(seed: int, peer: PeerId) -> int:
+    """Of a node's own first model, where the manifest wants them different."""
+    return int.from_bytes(digest_of(f"{seed}/{peer}".encode())[:SEED_BYTES], "little") >> 2
