@@ -46,7 +46,8 @@ class Row:
         return (
             f"{self.kind:16} seed {self.seed:3} rounds {self.rounds:4} accuracy {self.accuracy:.4f} left {self.left} "
             f"blocks {self.blocks:6.1%} voided {self.voided:6.2%} caught {self.caught} expelled {self.expelled} "
-            f"falsely {self.falsely} s/round {self.step_s:.2f} broken {','.join(self.broken) or '-'} {self.wall_s:.0f} s"
+            f"falsely {self.falsely} s/round {self.step_s:.2f} broken {','.join(self.broken) or '-'} "
+            f"({self.wall_s:.0f} s)"
         )
 
 
