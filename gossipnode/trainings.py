@@ -17,8 +17,9 @@ from protocols.blobs import StoreFull
 from protocols.chain.forks import Node as Block
 from protocols.evidence import Judgement
 from protocols.exchange import NotFetched
-from protocols.head import Parts, theta0
+from protocols.head import Parts
 from protocols.learner import Evaluation, Learner, LearnerError, StepLearner
+from protocols.lineage import theta0
 from protocols.messages import Aggregate
 from protocols.modest import Hooks, Modest
 from protocols.onebyte import parts as onebyte
