@@ -116,6 +116,7 @@ async def test_three_that_all_differ_agree_on_nothing(autojump_clock: MockClock,
     poll = await asked(swarm)
     assert poll.agreed == ()
     assert len(poll.panel) == PANEL
+    assert poll.source is not None
     assert last.round > poll.source.round > 0  # every model that they share was tried
 
 
@@ -174,6 +175,7 @@ async def test_while_the_run_goes_on_they_answer_from_one_model(
         poll = await asked(swarm)
         assert len(poll.agreed) >= 2
         assert {poll.panel[peer].source for peer in poll.agreed} == {poll.source}
+        assert poll.source is not None
         assert round - 8 <= poll.source.round
         compared.append(len(poll.agreed))
     assert max(compared) == PANEL
