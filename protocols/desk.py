@@ -20,6 +20,7 @@ from protocols.messages import (
     GOSSIP,
     Aggregated,
     AnyMessage,
+    AskAnswer,
     AskEvidence,
     Committed,
     Compare,
@@ -46,6 +47,7 @@ INSIST_S = (1.0, 3.0, 6.0)
 # costs to ask.
 ACTING = (
     Aggregated,
+    AskAnswer,
     AskChain,
     AskEvidence,
     AskSnapshot,
