@@ -104,7 +104,7 @@ async def test_an_answer_is_what_it_is_inline(tmp_path: Path) -> None:
         assert found == await inline.answer(model, file.getvalue())
         assert len(found) == 2 * 10 * 4
         for learner in (there.learner, inline):
-            with pytest.raises(Unanswerable, match="not a .npy file"):
+            with pytest.raises(Unanswerable, match=r"not a \.npy file"):
                 await learner.answer(model, b"no array")
             with pytest.raises(LearnerError):
                 await learner.answer(digest_of(b"unknown"), file.getvalue())
