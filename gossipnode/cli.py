@@ -149,6 +149,13 @@ def init(home: Path) -> None:
     help="New run: a TOML file of its settings; --set and the options above win over it.",
 )
 @settings_option("New run: any of its settings, as --set modest.trainers=4. Repeatable.")
+@click.option(
+    "--answers",
+    is_flag=True,
+    default=None,
+    help="Answer anybody's questions to the model (`gossipnode ask`). Off without it: each costs this node compute, "
+    "and tells a stranger what the model says.",
+)
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="How much it says. [info]")
 @click.option("--log-json", is_flag=True, default=None, help="Log one JSON object a line.")
 def start(home: Path, **options: Any) -> None:  # noqa: ANN401  # click's options, sorted out by `start_node`
@@ -287,6 +294,34 @@ def audit(file: Path, home: Path | None, replay: bool) -> None:
     sys.exit(0 if holds else 1)
 
 
+@main.command(short_help="Ask the model of a run, and believe what most of three peers say.")
+@click.option(
+    "--peers",
+    multiple=True,
+    required=True,
+    metavar="ADDRESS|FILE",
+    help="Nodes of the run, as with `start`. Repeatable.",
+)
+@click.option("--input", "path", required=True, metavar="FILE", type=FILE, help="What is asked about: .npy, or text.")
+@click.option(
+    "--task", metavar="TASK", default="", help="Needed if the run's task is your own: package.module:attribute."
+)
+@click.option("--psk", metavar="FILE", type=FILE, help="The swarm key file of a private network.")
+@click.option("--json", "target", metavar="FILE", type=FILE, help="Where to write scores and signed answers.")
+def ask(peers: tuple[str, ...], path: Path, task: str, psk: Path | None, target: Path | None) -> None:
+    """Put an input to three nodes that hold the model of a run, and print the answer on which most of them agree, or
+    that they disagree, and who says what. Nodes answer that were started with --answers.
+
+    Exit code 0 if they agree, else 1.
+    """
+    from gossipnode.ask import ask_command
+
+    lines, agreed = ask_command(peers, path, task, psk, target)
+    for line in lines:
+        click.echo(line)
+    sys.exit(0 if agreed else 1)
+
+
 @main.command(short_help="Fetch what a built-in task needs beside this package.")
 @click.argument("task")
 def prepare(task: str) -> None:
@@ -313,9 +348,7 @@ def prepare(task: str) -> None:
 @click.option("--latency", type=click.Choice(["lan", "wan"]), help="Distances. [wan]")
 @click.option("--loss", metavar="SHARE", type=click.FloatRange(0, 0.9), help="Share of messages lost. [0]")
 @click.option("--bandwidth", metavar="MB/S", type=click.FloatRange(0), help="Of each node's link; 0: unlimited. [0]")
-@click.option(
-    "--init", type=click.Choice(["common", "different"]), help="With gossip: the nodes' first models. [common]"
-)
+@click.option("--init", type=click.Choice(["common", "different"]), help="With gossip: the first models. [common]")
 @click.option("--speed", metavar="S,S,...", help="With gossip: how fast the nodes are, in turn, as 1,1,2,4. [1]")
 @click.option(
     "--batch", "batch_s", metavar="S", type=click.FloatRange(0, min_open=True), help="Virtual seconds a batch. [0.002]"

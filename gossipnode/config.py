@@ -84,6 +84,9 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     evaluate_every: Annotated[
         int, Meta(ge=0, le=ROUND, description="rounds between evaluations on this node's held-out data; 0: never")
     ] = 5
+    answers: Annotated[
+        bool, Meta(description="answer anybody's questions to the model (gossipnode ask); each costs a forward pass")
+    ] = False
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="debug, info, warning or error")
     ] = "info"

@@ -225,6 +225,7 @@ class Daemon:
             roles=config.roles,
             bootstrap=config.peers,
             evaluate_every=config.evaluate_every,
+            answers=config.answers,
             shard=config.public_shard(present(signed)),
             slowdown=config.slowdown,
         )

@@ -18,6 +18,7 @@ import trio
 from gossipnode.status.report import HISTORY_ROUNDS, Learning, RoundStatus
 from gossipnode.trainings import AnyLearner, Ears, Finished, make
 from protocols import limits, wire
+from protocols.answering import Answering
 from protocols.backoff import Backoff
 from protocols.blobs import Blobs
 from protocols.claiming import private_data, public_data
@@ -88,6 +89,7 @@ class Run:
     roles: Sequence[Role] = (Role.TRAINER,)
     bootstrap: Sequence[str] = ()
     evaluate_every: int = 5
+    answers: bool = False  # questions to the model
     shard: str = ""  # of our data, if others can make it again; "": they are our own
     slowdown: float = 1.0
 
@@ -145,6 +147,8 @@ class Node:
         )
         self.protocol: Training = made.training
         self._beside = made.beside
+        if run.answers:
+            Answering(self.parts, self.protocol)
         self._answering: dict[trio.CancelScope, None] = {}  # in order, so that a simulation can be repeated
 
     def _build(

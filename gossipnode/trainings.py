@@ -20,8 +20,9 @@ from protocols.exchange import NotFetched
 from protocols.gossip.conversation import Gossip
 from protocols.gossip.trainer import Hooks as GossipHooks
 from protocols.gossip.trainer import Merged
-from protocols.head import Parts, theta0
+from protocols.head import Parts
 from protocols.learner import Evaluation, Learner, LearnerError, StepLearner
+from protocols.lineage import theta0
 from protocols.messages import Aggregate
 from protocols.modest import Hooks, Modest
 from protocols.onebyte import parts as onebyte

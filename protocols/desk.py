@@ -21,6 +21,7 @@ from protocols.messages import (
     GOSSIP,
     Aggregated,
     AnyMessage,
+    AskAnswer,
     AskEvidence,
     Committed,
     Compare,
@@ -47,6 +48,7 @@ INSIST_S = (1.0, 3.0, 6.0)
 # times what it costs to ask.
 ACTING = (
     Aggregated,
+    AskAnswer,
     AskChain,
     AskEvidence,
     AskNewest,

@@ -29,7 +29,7 @@ from protocols.desk import Desk
 from protocols.exchange import ModelExchange, NotFetched
 from protocols.fitness import Fitness
 from protocols.learner import Learner, LearnerError, Unfit
-from protocols.lineage import line, tainted
+from protocols.lineage import line, tainted, theta0
 from protocols.manifest import Manifest
 from protocols.membership import Membership
 from protocols.merging import CENTRED, settled
@@ -70,10 +70,6 @@ class Parts:
     rng: random.Random
     signer: Signer
     data: bytes = b""  # what our claims say that we train on
-
-
-def theta0(manifest: Manifest) -> Aggregate:
-    return Aggregate(Round(0), Digest(bytes.fromhex(manifest.theta0)), b"", (), ())
 
 
 class Head:

@@ -28,6 +28,10 @@ class Unfit(Exception):
     non-finite numbers. The fault of whoever made it, unless theta0 is unfit here too (`protocols.fitness`)."""
 
 
+class Unanswerable(Exception):
+    """The bytes are no input of this task. One line, told to whoever asked."""
+
+
 @dataclass(frozen=True, slots=True)
 class Trained:
     """One node's local update: a new model blob, already in the store."""
@@ -86,6 +90,10 @@ class Learner(Protocol):
 
     async def evaluate(self, model: Digest) -> Evaluation:
         """Raises LearnerError, Unfit."""
+
+    async def answer(self, model: Digest, question: bytes) -> bytes:
+        """What it makes of an input file: little-endian float32 scores, a row an example. In one-byte training the
+        model is a snapshot of A. Raises Unanswerable, LearnerError; Unfit if it is no model of this run."""
 
 
 class StepLearner(Protocol):

@@ -76,6 +76,18 @@ EVIDENCE: Final = 256  # certificates kept, and told in one message by digest; a
 EVIDENCE_BYTES: Final = 128 * KIB  # of certificates in one answer
 CLAIM_ROUNDS: Final = 16  # rounds for which a claim may still be audited, and its bytes are withheld from others
 
+# -- questions to the model ---------------------------------------------------------------------------------------
+QUESTION_BYTES: Final = (
+    128 * KIB
+)  # an input file: 167 images of 28 x 28 as bytes, or a long letter; it fits FRAME_BYTES
+QUESTION_ROWS: Final = 256  # examples in one: a sentence costs an encoder's pass, which is 10 ms
+OUTPUT_BYTES: Final = 64 * KIB  # of an answer: 16 inputs of a thousand classes
+MODELS_OFFERED: Final = 32  # models that an answerer names as held: as many as it remembers (`protocols.head`)
+ANSWERS_PER_PEER_PER_S: Final = 1  # sustained: a model's forward pass each, in the time of training
+ANSWERS_PER_S: Final = 5  # sustained, all peers together
+ANSWERS_BURST_S: Final = 10.0  # one asks a few in a row, then reads
+ANSWERS_WAITING: Final = 8  # being computed or waiting for it: they are done one after another
+
 # -- blobs --------------------------------------------------------------------------------------------------------
 BLOB_BYTES: Final = 64 * 1024 * MIB  # one model; a run's own exact size, checked before a byte flows, is its theta0's
 FETCH_BYTES_PER_S: Final = 8 * KIB  # slower sources are given up: 64 kbit/s, half of what yamux itself bears

@@ -8,8 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from protocols.manifest import Manifest
 from protocols.messages import Aggregate
+from sampling.peers import Round
 from verify.digest import Digest
+
+
+def theta0(manifest: Manifest) -> Aggregate:
+    """Where every line begins."""
+    return Aggregate(Round(0), Digest(bytes.fromhex(manifest.theta0)), b"", (), ())
 
 
 def line(remembered: Iterable[Aggregate], last: Aggregate) -> list[Aggregate]:

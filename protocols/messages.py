@@ -292,6 +292,34 @@ class EvidenceIs(Message, frozen=True, tag=33):
     twice: Annotated[tuple[Twice, ...], Meta(max_length=limits.EVIDENCE)] = ()
 
 
+# -- questions to the model -------------------------------------------------------------------------------------------
+
+
+class Held(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A model that the answerer can answer from."""
+
+    round: RoundNumber
+    model: Bytes32
+
+
+class AskAnswer(Message, frozen=True, tag=60):
+    """Anyone to a node that answers: what does the newest model that you hold make of this input, or one that you have
+    named? Answered by AnswerIs or Refused."""
+
+    question: Annotated[bytes, Meta(min_length=1, max_length=limits.QUESTION_BYTES)]  # a file, as the task reads it
+    model: Annotated[bytes, Meta(max_length=DIGEST_BYTES)] = b""
+
+
+class AnswerIs(Message, frozen=True, tag=61):
+    """Answer to AskAnswer: little-endian float32 scores, a row an example, and from which model; and which others are
+    held, in case those of the other answerers are."""
+
+    source: Held
+    output: Annotated[bytes, Meta(max_length=limits.OUTPUT_BYTES)]
+    others: Annotated[tuple[Held, ...], Meta(max_length=limits.MODELS_OFFERED)]
+    signature: Signature  # of `verify.claims.Answered`
+
+
 AnyMessage = (
     Hello
     | Welcome
@@ -329,6 +357,8 @@ AnyMessage = (
     | NewModel
     | AskNewest
     | NewestIs
+    | AskAnswer
+    | AnswerIs
 )
 
 GOSSIP = (

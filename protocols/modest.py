@@ -31,6 +31,7 @@ from protocols.messages import (
     AnyMessage,
     AskHead,
     HeadIs,
+    Held,
     Late,
     Settled,
 )
@@ -146,6 +147,12 @@ class Modest:
     @property
     def model(self) -> Digest | None:
         return self.head.held.model if self.head.held else None
+
+    @property
+    def models(self) -> list[Held]:
+        believed = [*([self.head.held] if self.head.held else []), *self.head.line()]
+        held = {each.round: each.model for each in believed if each.round and each.model in self._parts.blobs}
+        return [Held(round, held[round]) for round in sorted(held, reverse=True)]
 
     @property
     def held(self) -> Aggregate | None:

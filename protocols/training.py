@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from protocols.messages import Aggregate
+from protocols.messages import Aggregate, Held
 from protocols.ownclaims import Docket
 from sampling.peers import PeerId, Round
 from verify.digest import Digest
@@ -98,6 +98,10 @@ class Training(Protocol):
     @property
     def model(self) -> Digest | None:
         """What we hold: a model, or A."""
+
+    @property
+    def models(self) -> list[Held]:
+        """From which questions can be answered, the newest first; never theta0, which has learnt nothing."""
 
     @property
     def held(self) -> Aggregate | None:

@@ -2,7 +2,8 @@
 
 A line for each seed as it ends, then a table in Markdown: of each kind the worst of its seeds. `left`: findings that a
 certified block was left, or two histories certified; `blocks`: the share that the hostile proposed; `voided`: of honest
-entries, those that count for nothing in certified history; `points`: accuracy lost beside the clean run of that seed.
+entries, those that count for nothing in certified history; `points`: accuracy lost beside the clean run of that seed;
+`s/round`: virtual seconds.
 """
 
 from __future__ import annotations
@@ -38,13 +39,15 @@ class Row:
     expelled: int
     falsely: int
     broken: tuple[str, ...]
+    step_s: float  # virtual
     wall_s: float
 
     def line(self) -> str:
         return (
             f"{self.kind:16} seed {self.seed:3} rounds {self.rounds:4} accuracy {self.accuracy:.4f} left {self.left} "
             f"blocks {self.blocks:6.1%} voided {self.voided:6.2%} caught {self.caught} expelled {self.expelled} "
-            f"falsely {self.falsely} broken {','.join(self.broken) or '-'} {self.wall_s:.0f} s"
+            f"falsely {self.falsely} s/round {self.step_s:.2f} broken {','.join(self.broken) or '-'} "
+            f"({self.wall_s:.0f} s)"
         )
 
 
@@ -64,6 +67,7 @@ def row_of(kind: str, seed: int, outcome: Outcome) -> Row:
         expelled=len(set(report.expelled) & set(report.adversaries)),
         falsely=len(report.falsely_expelled),
         broken=tuple(sorted({*found, *(() if outcome.succeeded else ["not succeeded"])})),
+        step_s=report.seconds / max(1, report.rounds),
         wall_s=outcome.wall_s,
     )
 
@@ -71,8 +75,8 @@ def row_of(kind: str, seed: int, outcome: Outcome) -> Row:
 def table(rows: Sequence[Row]) -> list[str]:
     clean = {row.seed: row.accuracy for row in rows if row.kind == CLEAN}
     lines = [
-        "| kind | seeds | rounds | left | blocks | voided | points | caught | expelled | falsely |",
-        "|---" * 10 + "|",
+        "| kind | seeds | rounds | left | blocks | voided | points | caught | expelled | falsely | s/round |",
+        "|---" * 11 + "|",
     ]
     for kind in dict.fromkeys(row.kind for row in rows):
         some = [row for row in rows if row.kind == kind]
@@ -81,7 +85,7 @@ def table(rows: Sequence[Row]) -> list[str]:
             f"| {kind} | {len(some)} | {min(row.rounds for row in some)} | {sum(row.left for row in some)} | "
             f"{max(row.blocks for row in some):.1%} | {max(row.voided for row in some):.2%} | {lost:+.1f} | "
             f"{min(row.caught for row in some)} | {min(row.expelled for row in some)} | "
-            f"{max(row.falsely for row in some)} |"
+            f"{max(row.falsely for row in some)} | {max(row.step_s for row in some):.2f} |"
         )
     return lines
 

@@ -28,7 +28,9 @@ from protocols.messages import (
     Ack,
     Aggregate,
     Aggregated,
+    AnswerIs,
     AnyMessage,
+    AskAnswer,
     AskEvidence,
     AskHead,
     AskManifest,
@@ -41,6 +43,7 @@ from protocols.messages import (
     Exchange,
     Exchanged,
     HeadIs,
+    Held,
     Hello,
     Input,
     Late,
@@ -75,7 +78,7 @@ from sampling.peers import PeerId, Role, Round
 from sampling.ranking import rank, ticket
 from sampling.view import Delta, Registration
 from verify import claims
-from verify.claims import Claim, Merged, auditors, is_drawn, projection_seed, training_seed
+from verify.claims import Answered, Claim, Merged, answerers, auditors, is_drawn, projection_seed, training_seed
 from verify.digest import Digest, digest_of
 from verify.lsh import Signature
 from verify.simhash import Floats, Sketch
@@ -153,6 +156,9 @@ MESSAGES: dict[str, AnyMessage] = {
     "ask snapshot": AskSnapshot(),
     "ask snapshot further": AskSnapshot(MODELS[0], 131_072),
     "snapshot is": SnapshotIs(MODELS[0], 3, b"abc"),
+    "ask answer": AskAnswer(b"input"),
+    "ask answer of a model": AskAnswer(b"input", MODELS[2]),
+    "answer is": AnswerIs(Held(Round(9), MODELS[2]), bytes(8), (Held(Round(0), MODELS[0]),), bytes(64)),
 }
 
 
@@ -171,6 +177,8 @@ def claim_vectors() -> dict[str, Any]:
         "training seed": training_seed(RUN, Round(9), MODELS[3], PEERS[0]),
         "drawn": [is_drawn(model, claim, 0.5) for model in MODELS],
         "auditors": list(auditors(PEERS, MODELS[0], claim)),
+        "answered": Answered(PEERS[0], Round(9), MODELS[2], MODELS[0], MODELS[1]).statement.hex(),
+        "answerers": answerers(PEERS, MODELS[0], MODELS[1]),
         "projection seed": projection_seed(MODELS[0], claim, PEERS[1]).hex(),
     }
 

@@ -1,4 +1,4 @@
-"""What trainers and aggregators claim, what auditors vote, and who audits whom: what is signed, and the draw.
+"""What trainers, aggregators and answerers claim, what auditors vote, who checks whom: what is signed, and the draw.
 
 Source: Generative AI Consensus (arXiv 2307.01898) for commit and reveal; proof of learning (2103.05633) for what a
 training claim must bind. The beacon of a round is the model of the next one, which is made of claims made later: nobody
@@ -20,6 +20,7 @@ TRAINED: Final = b"gossipnode/trained/1"  # domains of signatures
 MERGED: Final = b"gossipnode/merged/1"
 COMMITTED: Final = b"gossipnode/committed/1"
 VOTED: Final = b"gossipnode/voted/1"
+ANSWERED: Final = b"gossipnode/answered/1"
 
 NONCE_BYTES: Final = 16
 
@@ -78,6 +79,20 @@ class Vote(NamedTuple):
         return commitment(self.auditor, self.claim, self.own, self.nonce)
 
 
+class Answered(NamedTuple):
+    """An answerer's: that model, which is of that round, makes this output of that input; all by digest."""
+
+    answerer: PeerId
+    round: Round
+    model: bytes
+    question: bytes
+    output: bytes
+
+    @property
+    def statement(self) -> Digest:
+        return sealed(self.answerer.encode(), _number(self.round), self.model, self.question, self.output)
+
+
 def commitment(auditor: PeerId, claim: bytes, own: bytes, nonce: bytes) -> Digest:
     """Said before the claimed bytes are asked for: who has nothing to commit to gets nothing to copy."""
     return sealed(auditor.encode(), claim, own, nonce)
@@ -109,6 +124,12 @@ def is_drawn(beacon: bytes, claim: bytes, fraction: float) -> bool:
 def auditors(candidates: Iterable[PeerId], beacon: bytes, claim: bytes) -> tuple[PeerId, ...]:
     """In the order in which they are called."""
     return tuple(sorted(candidates, key=lambda peer: sealed(b"auditor", beacon, claim, peer.encode())))
+
+
+def answerers(candidates: Iterable[PeerId], draw: bytes, question: bytes) -> list[PeerId]:
+    """In the order in which they are asked. `draw`: the asker's own chance, so that nobody can make itself a name that
+    ranks first for an input that it knows."""
+    return sorted(candidates, key=lambda peer: sealed(b"answerer", draw, question, peer.encode()))
 
 
 def projection_seed(beacon: bytes, claim: bytes, auditor: PeerId) -> Digest:

@@ -22,7 +22,7 @@ PANEL: Final = 3  # votes that quarantine, by majority
 class Stage(enum.StrEnum):
     OPEN = "open"  # nobody has voted
     CLEARED = "cleared"
-    ACCUSED = "accused"  # somebody doubts it, and the panel is not complete
+    ACCUSED = "accused"  # somebody doubts it, and the panel has no majority yet
     QUARANTINED = "quarantined"  # the panel does; the appeal is under way
     EXPELLED = "expelled"
     ACQUITTED = "acquitted"  # on appeal
@@ -70,10 +70,11 @@ def tally(order: Sequence[PeerId], votes: Mapping[PeerId, frozenset[bool]], appe
         return Verdict(Stage.OPEN)
     if all(panel.values()):
         return Verdict(Stage.CLEARED)
-    if len(panel) < PANEL:
-        return Verdict(Stage.ACCUSED)
-    if 2 * sum(panel.values()) > PANEL:
+    matches = sum(panel.values())
+    if 2 * matches > PANEL:
         return Verdict(Stage.CLEARED, _contradicted(panel, decision=True))
+    if 2 * (len(panel) - matches) < PANEL or len(order) < PANEL:
+        return Verdict(Stage.ACCUSED)
     return _appealed(counted, max(PANEL, bench(len(order), appeal)))
 
 

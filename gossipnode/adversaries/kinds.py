@@ -34,6 +34,7 @@ KINDS: Final[dict[str, Kind]] = {
     "garbage": lying.garbage,
     "equivocator": lying.equivocator,
     "false-aggregate": lying.false_aggregate,
+    "false-answer": lying.false_answer,
     "lying-auditor": auditors.lying_auditor,
     "lazy-auditor": auditors.lazy_auditor,
     "colluding-auditor": auditors.colluding_auditor,

@@ -3,6 +3,7 @@
 * garbage: every second frame that it sends, asks, answers or serves is random bytes of the same length.
 * equivocator: trains twice and offers one update to some aggregators, the other to the rest.
 * false-aggregate: hands out, as the mean of a round's models, the first of them alone.
+* false-answer: answers questions to the model with its scores negated, and signs that.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import msgspec
+import numpy as np
 
 from gossipnode.adversaries.bent import Gang, bent
 from gossipnode.conduct import Conduct
@@ -101,5 +103,16 @@ def false_aggregate(gang: Gang) -> Conduct:
             return await honest.merge(models[:1], weights[:1])
 
         return bent(honest, merge=merge)
+
+    return Conduct(learner=learner)
+
+
+def false_answer(gang: Gang) -> Conduct:
+    def learner(honest: AnyLearner, blobs: Blobs) -> AnyLearner:
+        async def answer(model: Digest, question: bytes) -> bytes:
+            scores = np.frombuffer(await honest.answer(model, question), dtype="<f4")
+            return (-scores).astype("<f4").tobytes()
+
+        return bent(honest, answer=answer)
 
     return Conduct(learner=learner)

@@ -17,12 +17,12 @@ from gossipnode.errors import OperatorError
 from gossipnode.learn.config import LearnerConfig
 from gossipnode.learn.names import TaskError
 from protocols.blobs import StoreFull
-from protocols.learner import LearnerError, Unfit
+from protocols.learner import LearnerError, Unanswerable, Unfit
 
 PREFIX_BYTES = 4
 UPDATES: Final = 4096  # 64 KiB: what a pipe holds
 FAILURES: Final[dict[str, type[Exception]]] = {
-    failure.__name__: failure for failure in (Unfit, LearnerError, TaskError, OperatorError, StoreFull)
+    failure.__name__: failure for failure in (Unfit, Unanswerable, LearnerError, TaskError, OperatorError, StoreFull)
 }
 
 
@@ -61,6 +61,13 @@ class Evaluate(Part, frozen=True):
     """Answered by Scored."""
 
     model: bytes
+
+
+class Infer(Part, frozen=True):
+    """Answered by Inferred."""
+
+    model: bytes
+    question: bytes
 
 
 class Export(Part, frozen=True):
@@ -155,6 +162,10 @@ class Sketched(Part, frozen=True):
     signature: bytes  # `verify.lsh.Signature` as bytes
 
 
+class Inferred(Part, frozen=True):
+    output: bytes  # as `Learner.answer` has it
+
+
 class Improved(Part, frozen=True):
     samples: int
     steps: int
@@ -189,10 +200,10 @@ class Failed(Part, frozen=True):
 
 StepAsk: TypeAlias = Probe | Add | Sum | Restore | Score | ExportSum
 # These use the torch model, one at a time.
-ModelAsk: TypeAlias = Start | Initial | Train | Replay | Evaluate | Export | StepAsk
+ModelAsk: TypeAlias = Start | Initial | Train | Replay | Evaluate | Infer | Export | StepAsk
 BlobAsk: TypeAlias = Merge | Check | Sketch  # these need no model, and are answered while one trains
 Ask: TypeAlias = ModelAsk | BlobAsk
-Answer: TypeAlias = Ready | Done | Checked | Sketched | Improved | Probed | Summed | Scored | Failed
+Answer: TypeAlias = Ready | Done | Checked | Sketched | Inferred | Improved | Probed | Summed | Scored | Failed
 
 
 class Call(msgspec.Struct, frozen=True, array_like=True):

@@ -37,6 +37,7 @@ class Cost:
     check_s: float = 0.0005
     sketch_s: float = 0.0005
     evaluate_s: float = 0.03
+    answer_s: float = 0.002
     probe_s: float = 0.0015  # two forward passes
     add_s: float = 0.00001  # for each update
     sum_s: float = 0.0005  # to hash, store or restore A
@@ -139,6 +140,12 @@ class InlineLearner:
 
     async def evaluate(self, model: Digest) -> Evaluation:
         return await self._evaluation(model, self._swarm.evaluate(model, await self._blob(model), self._data))
+
+    async def answer(self, model: Digest, question: bytes) -> bytes:
+        theta0 = self._swarm.theta0 if self._engine.config.rules is not None else None
+        output = self._engine.answer(await self._blob(model), question, theta0)
+        await trio.sleep(self._cost.answer_s)
+        return output
 
     async def probe(self, seeds: Sequence[int], *, seed: int) -> Probed:
         async with self._stepping:

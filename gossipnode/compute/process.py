@@ -265,6 +265,9 @@ class WorkerLearner:
         scored, _ = await self._ask(self._model, calls.Evaluate(model), calls.Scored)
         return _evaluation(scored)
 
+    async def answer(self, model: Digest, question: bytes) -> bytes:
+        return (await self._ask(self._model, calls.Infer(model, question), calls.Inferred))[0].output
+
     async def export(self, model: Digest, path: Path) -> None:
         """Write the model as float32 safetensors. Raises OperatorError if that fails, Unfit, LearnerError."""
         await self._ask(self._model, calls.Export(model, str(path)), calls.Done)

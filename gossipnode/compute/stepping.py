@@ -61,13 +61,13 @@ class Stepping:
             case calls.Score():
                 return self._score(), b""
             case calls.ExportSum(a, path):
-                self._bench.export(self._bench.engine.exported_sum(self._theta0(), self._blob(a)), path)
+                self._bench.export(self._bench.engine.exported_sum(self.theta0(), self._blob(a)), path)
                 return calls.Done(), b""
 
     @cached_property
     def _spsa(self) -> Spsa:
         """Made at the first call: other protocols need none."""
-        return self._bench.engine.spsa(self._theta0(), self._bench.data)
+        return self._bench.engine.spsa(self.theta0(), self._bench.data)
 
     def _probe(self, ask: calls.Probe, stop: Callable[[], bool]) -> calls.Probed:
         began = time.monotonic()
@@ -95,7 +95,7 @@ class Stepping:
     def _blob(self, a: bytes) -> Buffer:
         return self._bench.read(a) if a else bytes(4 * len(self._bench.engine.flat.learned))
 
-    def _theta0(self) -> Buffer:
+    def theta0(self) -> Buffer:
         """That of the run, from the store, unless this machine makes the same. Raises LearnerError."""
         wanted = self._bench.engine.config.theta0
         made = self._bench.engine.initial()

@@ -95,6 +95,9 @@ class Bench:
             case calls.Evaluate(model):
                 metrics = self.engine.evaluate(self.read(model), self.data)
                 return calls.Scored(metrics, len(self.data.test[0]), model), b""
+            case calls.Infer(model, question):
+                theta0 = self.stepping.theta0() if self.engine.config.rules is not None else None
+                return calls.Inferred(self.engine.answer(self.read(model), question, theta0)), b""
             case calls.Export(model, path):
                 self.export(self.engine.exported(self.read(model)), path)
                 return calls.Done(), b""

@@ -16,13 +16,14 @@ import torch
 
 from gossipnode.learn import sgd
 from gossipnode.learn.config import LearnerConfig
-from gossipnode.learn.encoding import Buffer, Template, decode, encode, opened
+from gossipnode.learn.encoding import Buffer, Template, Vector, decode, encode, opened
 from gossipnode.learn.flat import Flat
 from gossipnode.learn.kernels.accumulator import elements
 from gossipnode.learn.kernels.host import Host
 from gossipnode.learn.merge import Shape, merged
 from gossipnode.learn.models import Models
 from gossipnode.learn.names import last_line
+from gossipnode.learn.questions import read_question
 from gossipnode.learn.rules import Rules
 from gossipnode.learn.shard import Shard, shard_named
 from gossipnode.learn.spsa import Probed, Spsa
@@ -132,6 +133,19 @@ class Engine:
         self.flat.load(decode(blob, self.template))
         return self._metrics(data)
 
+    def answer(self, blob: Buffer, question: bytes, theta0: Buffer | None = None) -> bytes:
+        """As `Learner.answer` has it; with `theta0` the blob is A. Raises Unanswerable, Unfit, LearnerError."""
+        inputs = self._moved(read_question(self.task, question))
+        vector = decode(blob, self.template) if theta0 is None else self._summed(theta0, blob)
+        self.flat.load(vector)
+        self.flat.model.eval()
+        with self._blame("question"), torch.no_grad():
+            scores = self.flat.model(*inputs)
+            if scores.dim() == 0 or len(scores) != len(inputs[0]):
+                raise LearnerError(f"task {self.config.task!r}: the model must give a row of scores for each example")
+            output: bytes = scores.float().cpu().numpy().astype("<f4").tobytes()
+        return output
+
     def exported(self, blob: Buffer) -> bytes:
         """The model as float32 safetensors, whatever this run's encoding. Raises Unfit."""
         return encode(decode(blob, self.template), Template(self.flat.layout, "float32"))
@@ -165,11 +179,15 @@ class Engine:
 
     def exported_sum(self, theta0: Buffer, snapshot: Buffer) -> bytes:
         """theta0 + quantum A as float32 safetensors, to the bit as in training. Raises Unfit."""
+        return encode(self._summed(theta0, snapshot), Template(self.flat.layout, "float32"))
+
+    def _summed(self, theta0: Buffer, snapshot: Buffer) -> Vector:
+        """Raises Unfit."""
         start = decode(theta0, self.template)
         theta, learned = start.copy(), len(self.flat.learned)
         a = elements(snapshot, learned)
         Host().materialise(theta[:learned], start[:learned], a, quantum=self.rules.quantum)
-        return encode(theta, Template(self.flat.layout, "float32"))
+        return theta
 
     def _metrics(self, data: Data) -> dict[str, float]:
         """Of the model as it is."""

@@ -24,8 +24,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from gossipnode.learn.arrays import numbers
 from gossipnode.learn.names import last_line
 from gossipnode.learn.task import Batch, Data, Shard, Task, TaskError, rows_of
+from protocols.learner import Unanswerable
 
 CLASSES = 10
 ARRAYS = ("x", "y", "test_x", "test_y")
@@ -105,6 +107,17 @@ class Images(Task):
 
     def metrics(self, model: nn.Module, test: Batch) -> dict[str, float]:
         return super().metrics(model, (self._scaled(test[0]), test[1]))
+
+    def question(self, data: bytes) -> Batch:
+        """Images as `data()` takes a node's own: one, or several."""
+        x, side = numbers(data), self.source.side
+        if x.numel() % side**2 or (x.shape[-2:] != (side, side) and x.shape[-1] != side**2):
+            raise Unanswerable(f"images of {side} x {side} are wanted, not {tuple(x.shape)}")
+        x = x.reshape(-1, 1, side, side)
+        white = self.source.white if float(x.max()) > 1 else 1
+        if not 0 <= float(x.min()) <= float(x.max()) <= white:
+            raise Unanswerable(f"pixels are whole numbers in 0..{self.source.white} or fractions in 0..1")
+        return (x / white,)
 
     def _scaled(self, x: Tensor) -> Tensor:
         return x if x.is_floating_point() else x.float().mul_(1 / self.source.white)

@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeAlias, cast
 import torch
 from torch import Tensor, nn
 
+from gossipnode.learn.arrays import numbers
 from gossipnode.learn.names import BUILT_IN, TaskError, last_line, search_here, task_source, where
 from gossipnode.learn.shard import Shard
 
@@ -63,6 +64,16 @@ class Task(Protocol):
             right += int((scores.argmax(1) == y).sum())
             loss += float(nn.functional.cross_entropy(scores, y, reduction="sum"))
         return {"accuracy": right / len(test[1]), "loss": loss / len(test[1])}
+
+    def question(self, data: bytes) -> Batch:
+        """What `gossipnode ask` was given, as the model takes it: here a .npy file of numbers, its first dimension
+        counting the examples. `data` may be hostile. Raise Unanswerable with one clear line if it is no input."""
+        return (numbers(data),)
+
+    def answer(self, scores: Tensor) -> str:
+        """What the scores of one example, (C,), mean, in a line."""
+        best, chance = int(scores.argmax()), scores.softmax(0)
+        return f"class {best} ({float(chance[best]):.1%})"
 
 
 def load_task(spec: str) -> Task:

@@ -23,7 +23,7 @@ from protocols.gossip.neighbours import Heard, Neighbours
 from protocols.gossip.puller import Puller
 from protocols.gossip.trainer import Counts, Hooks, Trainer
 from protocols.head import Parts
-from protocols.messages import Aggregate, AnyMessage, Refused
+from protocols.messages import Aggregate, AnyMessage, Held, Refused
 from protocols.ownclaims import Docket
 from protocols.training import AuditFigures, ChainFigures, Committee, Phase
 from sampling.peers import PeerId, Round
@@ -195,6 +195,12 @@ class Gossip:
     @property
     def model(self) -> Digest | None:
         return self.trainer.model
+
+    @property
+    def models(self) -> list[Held]:
+        """Nobody else has it: answers from it agree with no other node's."""
+        model = self.trainer.model
+        return [Held(self.round, model)] if self.round and model is not None and model in self._parts.blobs else []
 
     @property
     def held(self) -> Aggregate | None:

@@ -29,19 +29,19 @@ class Offer(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     ] = ()  # what was merged into what it was trained from
 
 
-class NewModel(Message, frozen=True, tag=60):
+class NewModel(Message, frozen=True, tag=50):
     """Gossip: I have trained, or am still here. `blob`: the model itself, or nothing."""
 
     offer: Offer
     blob: Annotated[bytes, Meta(max_length=INLINE_BYTES)] = b""
 
 
-class AskNewest(Message, frozen=True, tag=61):
+class AskNewest(Message, frozen=True, tag=51):
     """Whoever is about to merge, to a peer drawn at random: what is your newest model? Answered by NewestIs, or Refused
     by a node that has not trained yet."""
 
 
-class NewestIs(Message, frozen=True, tag=62):
+class NewestIs(Message, frozen=True, tag=52):
     """Answer to AskNewest; the model is there to be fetched."""
 
     offer: Offer

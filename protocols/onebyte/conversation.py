@@ -12,7 +12,7 @@ from functools import partial
 import trio
 
 from protocols.chain.messages import Here, Join, sign
-from protocols.messages import Aggregate
+from protocols.messages import Aggregate, Held
 from protocols.onebyte.asking import Asker
 from protocols.onebyte.book import Book, Change
 from protocols.onebyte.follower import Follower
@@ -160,6 +160,11 @@ class OneByte:
     def model(self) -> Digest | None:
         """Of A, when it was last hashed: at a checkpoint, an evaluation or the end."""
         return self.follower.model
+
+    @property
+    def models(self) -> list[Held]:
+        """Of the newest checkpoints: between two of them, A differs from step to step and from node to node."""
+        return self.follower.kept()
 
     @property
     def held(self) -> Aggregate | None:

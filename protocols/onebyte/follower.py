@@ -18,6 +18,7 @@ from protocols.chain.forks import Node
 from protocols.chain.plan import Plan, Step
 from protocols.exchange import NotFetched
 from protocols.learner import LearnerError, Probed, Unfit
+from protocols.messages import Held
 from protocols.onebyte.book import Book
 from protocols.onebyte.parts import Hooks, Parts
 from sampling.peers import Round
@@ -142,6 +143,12 @@ class Follower:
         marks.add(chain.certified.digest)
         self._blobs = {block: a for block, a in self._blobs.items() if block in marks and chain.node(block) is not None}
         self._parts.exchange.keep(OWNER, {a for a in (*self._blobs.values(), self._base) if a is not None})
+
+    def kept(self) -> list[Held]:
+        """A of the checkpoints that we have it of, the newest first."""
+        nodes = ((self._book.chain.node(block), a) for block, a in self._blobs.items() if a is not None)
+        found = [Held(Round(node.height), a) for node, a in nodes if node is not None and a in self._parts.blobs]
+        return sorted(found, key=lambda each: each.round, reverse=True)
 
     # -- beginning anew -----------------------------------------------------------------------------------------------
 

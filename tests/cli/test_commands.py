@@ -14,7 +14,7 @@ from gossipnode.home import Home
 from gossipnode.identity import load_identity
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ("init", "start", "status", "export", "chain", "prepare", "simulate")
+COMMANDS = ("init", "start", "status", "export", "chain", "prepare", "simulate", "ask")
 
 
 def ran(*words: str) -> Result:

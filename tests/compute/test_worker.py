@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import signal
@@ -12,6 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.numpy
 import trio
@@ -25,7 +27,7 @@ from gossipnode.learn.shard import Shard
 from gossipnode.memoryblobs import MemoryBlobs
 from gossipnode.store import FileBlobs
 from protocols.blobs import StoreFull
-from protocols.learner import LearnerError, Unfit
+from protocols.learner import LearnerError, Unanswerable, Unfit
 from protocols.manifest import Training
 from protocols.merging import Merging
 from sampling.peers import Round
@@ -88,6 +90,25 @@ async def becomes_true(condition: Callable[[], bool]) -> None:
     with trio.fail_after(30):
         while not condition():  # noqa: ASYNC110 # another process has no trio.Event to set
             await trio.sleep(0.005)
+
+
+async def test_an_answer_is_what_it_is_inline(tmp_path: Path) -> None:
+    swarm, blobs = InlineSwarm(LearnerConfig(task="digits", seed=3)), MemoryBlobs(10**8)
+    inline = swarm.learner(Shard(count=4), blobs)
+    file = io.BytesIO()
+    np.save(file, np.arange(128).reshape(2, 8, 8) % 17)
+    async with desk(tmp_path, "digits") as there:
+        model = await there.learner.initial()
+        assert model == await inline.initial()
+        found = await there.learner.answer(model, file.getvalue())
+        assert found == await inline.answer(model, file.getvalue())
+        assert len(found) == 2 * 10 * 4
+        for learner in (there.learner, inline):
+            with pytest.raises(Unanswerable, match=r"not a \.npy file"):
+                await learner.answer(model, b"no array")
+            with pytest.raises(LearnerError):
+                await learner.answer(digest_of(b"unknown"), file.getvalue())
+        assert there.learner.pid is not None  # a hostile question ends no worker
 
 
 async def test_a_round_is_what_it_is_inline(tmp_path: Path) -> None:

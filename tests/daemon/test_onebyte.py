@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import safetensors.numpy
 from click.testing import CliRunner, Result
 
@@ -46,16 +47,16 @@ def finished(status: Status) -> bool:
 
 def test_three_nodes_hold_one_sum_though_one_is_killed(start: Start, tmp_path: Path) -> None:
     rules = founded(tmp_path, "a", "b", "c")
-    new = ("--task", "digits", "--protocol", "onebyte", "--steps", str(STEPS), "--set", "start_peers=3")
+    new = ("--task", "digits", "--protocol", "onebyte", "--steps", str(STEPS), "--set", "start_peers=3", "--answers")
     first = start("a", *new, *rules, "--shard", "0/3", "--privacy-clip", "1.0", "--privacy-noise", "2.0")
-    second = start("b", "--peers", first.address, "--shard", "1/3")
+    second = start("b", "--peers", first.address, "--shard", "1/3", "--answers")
     third = start("c", "--peers", first.address, "--shard", "2/3")
     me = third.shows(lambda status: status.progress.round >= 30).node.peer
     third.process.kill()
     third.process.wait()
     before = len(list(read_records(third.home / "chain.log")))
     assert before > 0
-    third = start("c", "--shard", "2/3")  # no --peers: its state has kept the addresses
+    third = start("c", "--shard", "2/3", "--answers")  # no --peers: its state has kept the addresses
 
     ends = [node.shows(finished) for node in (first, second, third)]
     assert len({status.progress.head for status in ends}) == 1
@@ -73,6 +74,10 @@ def test_three_nodes_hold_one_sum_though_one_is_killed(start: Start, tmp_path: P
     shown = ran("chain", "--home", str(third.home))  # beside the running node
     assert shown.exit_code == 0
     assert shown.output.splitlines()[-1].split()[0] == str(STEPS)
+    np.save(tmp_path / "image.npy", np.arange(64).reshape(8, 8) % 17)
+    asked = ran("ask", "--peers", second.address, "--input", str(tmp_path / "image.npy"))
+    assert asked.exit_code == 0, asked.output
+    assert asked.output.count("agrees ") == 3  # from A of one checkpoint
     for node in (first, second, third):
         assert node.ends(signal.SIGINT)[0] == 0, node.log
         assert "Traceback" not in node.log

@@ -15,6 +15,7 @@ from gossipnode.learn.config import LearnerConfig
 from gossipnode.learn.engine import Engine
 from gossipnode.learn.names import TaskError
 from gossipnode.learn.prepare import prepare_task
+from gossipnode.learn.questions import read_question
 from gossipnode.learn.shard import Shard
 from gossipnode.learn.task import load_task
 from gossipnode.learn.tasks import features, pinned, reviews, sentiment
@@ -22,6 +23,7 @@ from gossipnode.learn.tasks.features import Encoded
 from gossipnode.learn.tasks.minilm import EMBEDDING_PARTS, LAYER_PARTS, Sizes
 from gossipnode.learn.tasks.pinned import Pinned
 from gossipnode.learn.tasks.reviews import Sentences
+from protocols.learner import Unanswerable
 from protocols.manifest import Training
 
 TINY = Sizes(vocabulary=64, positions=64, width=16, wide=32, heads=2, layers=2)
@@ -87,6 +89,7 @@ def forget() -> None:
     """As a new process would begin."""
     sentiment.prepared.cache_clear()
     features.last_layer.cache_clear()
+    features._kept_backbone.cache_clear()
 
 
 # -- sentences --------------------------------------------------------------------------------------------------------
@@ -160,6 +163,37 @@ def test_untrained_adapters_give_the_vectors_of_the_head(cache: Path) -> None:
     found = features.classified(hidden, lengths, model.last)
     torch.testing.assert_close(found, expected, atol=5e-3, rtol=0)  # hidden is kept in half precision
     torch.testing.assert_close(expected.norm(dim=1), torch.full((180,), features.FEATURE_NORM))
+
+
+# -- questions --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["sentiment", "sentiment-lora"])
+def test_a_sentence_that_is_asked_about_is_what_it_is_in_the_data(
+    cache: Path, name: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    engine, sentences = Engine(LearnerConfig(task=name, seed=5)), reviews.shipped(name)
+    model = engine.train(engine.initial(), engine.data(Shard()), seed=1).blob
+    capfd.readouterr()
+    before = sorted(cache.iterdir())
+    chosen = sentences.texts[:2]
+
+    def scores(text: str) -> Tensor:
+        return torch.frombuffer(bytearray(engine.answer(model, text.encode())), dtype=torch.float32).view(-1, 2)
+
+    alone = [scores(f" {text}\n\n")[0] for text in chosen]
+    both = scores("\n".join(chosen))
+    torch.testing.assert_close(torch.stack(alone), both, atol=1e-3, rtol=0)
+    assert both.argmax(1).tolist() == list(sentences.labels[:2])
+    assert [engine.task.answer(row).split()[0] for row in both] == ["negative", "positive"]
+    assert sorted(cache.iterdir()) == before, "nothing that was asked is kept"
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("data", [b"", b" \n\n", b"caf\xe9", b"word\n" * 257, b"\x00\xff" * 100])
+def test_what_is_no_text_is_refused(cache: Path, data: bytes) -> None:
+    with pytest.raises(Unanswerable, match=r"UTF-8|1 to 256 lines of text are wanted"):
+        read_question(load_task("sentiment"), data)
 
 
 def test_the_same_seed_gives_the_same_adapters(cache: Path) -> None:

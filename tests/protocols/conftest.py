@@ -209,6 +209,7 @@ class ToyLearner:
         self.own_data_broken = False  # non-finite numbers, whatever the model
         self.blind = False  # it merges whatever is handed in
         self.bias = 0.0  # it merges wrongly
+        self.answers = False  # its node takes questions; a test says what it answers
         self.trained: list[int] = []  # rounds
         self.begun: list[int] = []
         self.evaluated: list[Digest] = []
@@ -373,6 +374,7 @@ class Swarm:
             bootstrap=bootstrap,
             evaluate_every=0,
             shard=f"{index}/99",
+            answers=learner.answers,
         )
         with trio.CancelScope() as scope:
             built: list[Node] = []

@@ -13,8 +13,9 @@ from trio.testing import MockClock
 from gossipnode.memoryblobs import MemoryBlobs
 from protocols.desk import Desk
 from protocols.exchange import ModelExchange
-from protocols.head import LEAP, Head, Parts, theta0
+from protocols.head import LEAP, Head, Parts
 from protocols.learner import LearnerError, Trained, Unfit
+from protocols.lineage import theta0
 from protocols.manifest import Audit, Manifest, Modest
 from protocols.membership import Membership
 from protocols.messages import Aggregate, AnyMessage, AskHead, HeadIs, Hello, Input, Ping, Pong, Refused, Welcome

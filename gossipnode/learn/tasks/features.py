@@ -14,7 +14,7 @@ import hashlib
 import importlib.util
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,6 +87,17 @@ def hidden(task: str, sentences: Sentences) -> tuple[Tensor, Tensor]:
     return found["hidden"], found["lengths"]
 
 
+def of_texts(task: str, texts: Sequence[str], *, whole: bool) -> tuple[Tensor, ...]:
+    """As `vectors`, or if not `whole` as `hidden`, of sentences that somebody asks about: computed now, kept nowhere.
+    Raises TaskError."""
+    sentences, model = Sentences(tuple(texts), (0,) * len(texts)), _kept_backbone(task)
+    if whole:
+        return (_filled(task, _tokens(task, sentences, MOST_TOKENS), model, torch.empty(len(texts), SIZES.width)),)
+    encoded = _tokens(task, sentences, HIDDEN_TOKENS)
+    out = torch.zeros(*encoded.tokens.shape, SIZES.width, dtype=torch.float16)
+    return _filled(task, encoded, model, out), encoded.lengths
+
+
 def classified(hidden: Tensor, lengths: Tensor, last: Layer) -> Tensor:
     """The vectors that a last layer makes of what it is given, as `vectors` has them: (B, H)."""
     longest = int(lengths.max())
@@ -112,6 +123,11 @@ def _backbone(task: str) -> MiniLM:
     return model.eval()
 
 
+@functools.cache  # 90 MB, once the first question has come
+def _kept_backbone(task: str) -> MiniLM:
+    return _backbone(task)
+
+
 def _weights(task: str) -> dict[str, Tensor]:
     return safetensors.torch.load(WEIGHTS.read(task))
 
@@ -135,7 +151,6 @@ def _tokens(task: str, sentences: Sentences, most: int) -> Encoded:
 def _filled(task: str, encoded: Encoded, model: MiniLM, out: Tensor) -> Tensor:
     """Vectors if `out` has a row a sentence, what the last layer is given if it has one a token."""
     total, done, told = len(out), 0, time.monotonic()
-    _tell(task, f"encoding {total} sentences, once for this machine")
     for rows, tokens, lengths in encoded.batches():
         if out.dim() == 2:
             out[rows] = model(tokens, lengths) * FEATURE_NORM
@@ -164,6 +179,7 @@ def _cached(
         try:
             with _alone(path):
                 if (found := _read(path)) is None:
+                    _tell(task, f"encoding {len(sentences.texts)} sentences, once for this machine")
                     write_whole(path, safetensors.torch.save(encode()))
                     found = _read(path)  # mapped, instead of the copy that was just made
         except OSError as error:

@@ -24,6 +24,8 @@ from gossipnode.learn.task import EVALUATION_ROWS, Batch, Data, Shard, Task, row
 from gossipnode.learn.tasks import features, reviews
 from gossipnode.learn.tasks.minilm import Layer
 from gossipnode.learn.tasks.pinned import fetch
+from protocols import limits
+from protocols.learner import Unanswerable
 
 CLASSES = 2
 RANK = 4  # of the adapters
@@ -98,6 +100,20 @@ class Sentiment(Task):
         scores, labels = torch.cat(pieces), test[-1]  # (T, 2), (T,)
         right = float((scores.argmax(1) == labels).float().mean())
         return {"accuracy": right, "loss": float(nn.functional.cross_entropy(scores, labels))}
+
+    def question(self, data: bytes) -> Batch:
+        """Text in UTF-8, a sentence a line."""
+        try:
+            lines = [line.strip() for line in data.decode().splitlines() if line.strip()]
+        except UnicodeDecodeError as error:
+            raise Unanswerable(f"not text in UTF-8 (byte {error.start})") from error
+        if not 0 < len(lines) <= limits.QUESTION_ROWS:  # looked at before anything is encoded
+            raise Unanswerable(f"{len(lines)} sentences: 1 to {limits.QUESTION_ROWS} lines of text are wanted")
+        return features.of_texts(self.name, lines, whole=self.part == "head")
+
+    def answer(self, scores: Tensor) -> str:
+        chance = scores.softmax(0)
+        return f"{('negative', 'positive')[int(scores.argmax())]} ({float(chance.max()):.1%})"
 
     def prepare(self) -> None:
         """Fetch what is not here, with pip, and encode the sentences. Raises TaskError."""
