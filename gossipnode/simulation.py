@@ -255,14 +255,14 @@ class Swarm:
         if made.round > self.highest:
             self.highest = Round(made.round)
             if self.scenario.curve:
-                self._curve.add(made, member, trio.current_time(), self._wire_bytes(), self.members)
+                self._curve.add(made, member, trio.current_time(), self.wire_bytes(), self.members)
             self._bell.ring()
 
     def _witness(self, node: Node) -> None:
         if self._branches is not None:
             self._branches.learn(node.protocol)
 
-    def _wire_bytes(self) -> int:
+    def wire_bytes(self) -> int:
         return sum(life.transport.traffic().wire_sent for member in self.members for life in member.lives)
 
     async def _watch(self) -> bool:

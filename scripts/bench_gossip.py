@@ -27,6 +27,7 @@ from gossipnode.newrun import draft, merged, settings_tables
 from gossipnode.simulation import Scenario, Swarm, signer_of
 
 Tables = Mapping[str, Any]
+CLASSES = 10
 ALONE = 8  # nodes that are trained alone, evenly spread
 
 
@@ -96,7 +97,7 @@ def measured(row: Row, task: str, nodes: int, trainings: int, seed: int, asked: 
     tables = merged(
         {"task": task, "protocol": "gossip", "rounds": trainings, "seed": seed, "start_peers": nodes}, row.tables, asked
     )
-    began = time.monotonic()
+    began, rate = time.monotonic(), 0.0
     if row.kind == "fedavg":
         tables = merged(tables, {"protocol": "fedavg", "modest": {"trainers": min(10, nodes)}})
         report = run_baseline(Scenario(nodes, seed, tables, row.partition, curve=False)).report
@@ -108,13 +109,14 @@ def measured(row: Row, task: str, nodes: int, trainings: int, seed: int, asked: 
         scenario = Scenario(
             nodes, seed, tables, row.partition, slowdowns=row.slowdowns, curve=False, limit_s=trainings * 60.0
         )
-        swarm = Swarm(scenario, lambda tick: None)
+        marks: list[tuple[float, int]] = []
+        swarm = Swarm(scenario, lambda tick: marks.append((tick.virtual_s, swarm.wire_bytes())))
         report, _ = run_deterministic(swarm.run, seed=seed)
         for finding in report.broken:
             raise click.ClickException(f"{row.name}: {finding}")
         mine, mb, virtual_s = list(report.accuracy.per_node.values()), report.bytes.wire_total / 1e6, report.virtual_s
         classes = recalls(swarm) if row.per_class else []
-    minutes = virtual_s / 60
+        rate = steady(marks, nodes)
     return Found(
         name=row.name,
         nodes=nodes,
@@ -122,11 +124,17 @@ def measured(row: Row, task: str, nodes: int, trainings: int, seed: int, asked: 
         accuracy=fmean(mine),
         worst=min(mine),
         mb=mb,
-        kb_node_minute=1000 * mb / nodes / minutes if minutes else 0.0,
+        kb_node_minute=rate,
         virtual_s=virtual_s,
         wall_s=time.monotonic() - began,
         classes=classes,
     )
+
+
+def steady(marks: Sequence[tuple[float, int]], nodes: int) -> float:
+    """kB that a node sends in a minute, start-up and end left out: of the middle half."""
+    (from_s, before), (to_s, after) = marks[len(marks) // 4], marks[3 * len(marks) // 4]
+    return (after - before) / 1000 / nodes / (to_s - from_s) * 60
 
 
 def alone(tables: Tables, partition: str, nodes: int, trainings: int, seed: int) -> list[float]:
@@ -145,7 +153,7 @@ def alone(tables: Tables, partition: str, nodes: int, trainings: int, seed: int)
 @torch.no_grad()
 def recalls(swarm: Swarm) -> list[float]:
     """Of each class, the mean over the nodes' models."""
-    engine, right, count = swarm.compute.engine, [0.0] * 10, [0] * 10
+    engine, right = swarm.compute.engine, [0.0] * CLASSES
     for member in swarm.members:
         model = member.node.protocol.model
         assert model is not None
@@ -153,11 +161,11 @@ def recalls(swarm: Swarm) -> list[float]:
         assert blob is not None
         data = engine.data(Shard(index=member.index, count=len(swarm.members), seed=swarm.scenario.seed))
         engine.evaluate(blob, data)
-        images, labels = data.test
-        for guess, label in zip(engine.flat.model(images).argmax(1).tolist(), labels.tolist(), strict=True):
-            right[label] += guess == label
-            count[label] += 1
-    return [good / all_ for good, all_ in zip(right, count, strict=True)]
+        labels = data.test[1]
+        for label in range(len(right)):
+            batch = tuple(tensor[labels == label] for tensor in data.test)
+            right[label] += engine.task.metrics(engine.flat.model, batch)["accuracy"]
+    return [each / len(swarm.members) for each in right]
 
 
 def line(found: Found) -> str:

@@ -48,10 +48,10 @@ class Puller:
         self._rng: random.Random = parts.rng
         self._last: dict[PeerId, Digest] = {}
         self._asked: set[PeerId] = set()  # pulls under way
+        self._free_at = trio.current_time()  # when the next pull may begin
 
     async def run(self) -> None:
         """Until cancelled."""
-        size, rate = self._parts.manifest.model_bytes, self._parts.manifest.gossip.pull_bytes_s
         async with trio.open_nursery() as nursery:
             while True:
                 await self._inbox.bell.until(self._has_room)
@@ -61,8 +61,9 @@ class Puller:
                     nursery.start_soon(self._pull_one, peer)
                 elif not self._asked:
                     self._looked()
-                pause_s = IDLE_S if peer is None else max(PAUSE_S, size / rate)
-                await trio.sleep(pause_s * self._rng.uniform(0.5, 1.5))
+                    self._pause(IDLE_S)
+                await trio.sleep(PAUSE_S)
+                await trio.sleep_until(self._free_at)
 
     def _has_room(self) -> bool:
         waiting = len(self._inbox) + len(self._asked)
@@ -70,10 +71,15 @@ class Puller:
 
     async def _pull_one(self, peer: PeerId) -> None:
         try:
-            await self._pull(peer)
+            if not await self._pull(peer):
+                self._pause(IDLE_S)
         finally:
             self._asked.discard(peer)
         self._looked()
+
+    def _pause(self, seconds: float) -> None:
+        """No pull begins before: pauses add up, so that the rate holds however many are under way."""
+        self._free_at = max(self._free_at, trio.current_time()) + seconds * self._rng.uniform(0.5, 1.5)
 
     def _looked(self) -> None:
         self.looks += 1
@@ -96,12 +102,15 @@ class Puller:
         due_s = heard.at_s + heard.offer.train_ms / 1000
         return heard.offer.model != self._last.get(peer) or trio.current_time() >= due_s
 
-    async def _pull(self, peer: PeerId) -> None:
+    async def _pull(self, peer: PeerId) -> bool:
+        """True if its newest model is here now, and was not before."""
+        manifest = self._parts.manifest
         try:
             offer = (await self._desk.ask(peer, AskNewest(), NewestIs, ASK_S)).offer
             self._neighbours.hear(peer, offer, trio.current_time())
             if offer.model == self._last.get(peer):
-                return
+                return False
+            self._pause(manifest.model_bytes / manifest.gossip.pull_bytes_s)
             await self._exchange.obtain(offer.model, [peer])
             await self._parts.learner.check(offer.model)
         except Declined as refusal:
@@ -116,6 +125,8 @@ class Puller:
             log.warning("nothing pulled from %s: %s", peer, error)
         else:
             self._came(peer, offer)
+            return True
+        return False
 
     def _came(self, peer: PeerId, offer: Offer) -> None:
         self.remember(peer, offer.model)

@@ -102,11 +102,12 @@ class Trainer:
         self._parts, self._rules = parts, parts.manifest.gossip
         self._merging = settled(parts.manifest.merging, "gossip")
         self._neighbours, self._inbox, self._puller, self._hooks = neighbours, inbox, puller, hooks
+        self._parts.exchange.keep("checkpoint", [Digest(checkpoint.model)] if checkpoint else [])
         self._trains, self._slowdown, self._evaluate_every = trains, slowdown, evaluate_every
         self._parents: list[Digest] = []
         self._fallback: Digest | None = None  # our own model before the last merge
         self._samples = 1
-        self._turned_at: float | None = None  # when we last trained
+        self._turned_at = trio.current_time()  # when we last trained
         self.turn_s = self._rules.every_s
         self._merged_at = trio.current_time()
         self._saved_at = trio.current_time()
@@ -117,13 +118,13 @@ class Trainer:
         if self.model is None:
             self.model = await self._initial()
         self._hooks.began()
+        if self._trains:
+            await self._catch_up()
         while not self._done:
             await (self._train_once() if self._trains else self._follow())
         await self._finish()
 
     async def _train_once(self) -> None:
-        if self._was_away():
-            await self._catch_up()
         began_s = trio.current_time()
         trained = await self._train()
         if trained is not None:
@@ -133,7 +134,12 @@ class Trainer:
     async def _follow(self) -> None:
         """Without data: have what the others have."""
         self.phase = "idle"
-        await self._inbox.bell.until(lambda: self._inbox.full)
+        if ahead := await self._catch_up():
+            self.age = median_age(came.offer.age for came in ahead)
+            assert self.model is not None
+            self._hooks.merged(Merged(self.age, self.model, self.model, [came.origin for came in ahead]))
+            await self._settle()
+        await trio.sleep(self._rules.every_s)
 
     @property
     def _done(self) -> bool:
@@ -189,15 +195,17 @@ class Trainer:
         await trio.sleep_until(began_s + max(self._rules.every_s, trained.seconds) * self._slowdown)
 
     async def _turn(self, trained: Trained) -> None:
-        now = trio.current_time()
-        if self._turned_at is not None:
-            self.turn_s = now - self._turned_at
-        self._turned_at = now
+        away = self._was_away()
+        if not away:
+            self.turn_s = trio.current_time() - self._turned_at
+        self._turned_at = trio.current_time()
         self.age, self.model, self._samples = Round(self.age + 1), trained.model, trained.samples
         self.newest = Offer(trained.model, self.age, max(1, trained.samples), self._turn_ms(), tuple(self._parents))
         self._keep()
         self._inbox.bell.ring()
-        await self._merge(trained.model)
+        if away:
+            await self._catch_up()
+        await self._merge()
         await self._settle()
 
     def _turn_ms(self) -> int:
@@ -226,8 +234,10 @@ class Trainer:
 
     # -- merging ------------------------------------------------------------------------------------------------------
 
-    async def _merge(self, own: Digest) -> None:
-        """What has come and our own; if anything came."""
+    async def _merge(self) -> None:
+        """What has come, and our own; if anything came."""
+        assert self.model is not None
+        own = self.model
         self._fallback, self._parents = own, [own]
         others: list[Came] = []
         if len(self._inbox) >= max(1, 2 * self._merging.byzantine):
@@ -235,11 +245,9 @@ class Trainer:
             others = await self._fit(own)
             offers = [came.offer for came in others]
             counts = weights.of_others(offers, self._samples, self._rules, window_s)
-            if not await self._made(
-                [own, *(offer.model for offer in offers)], weights.with_own(self._rules.beta, self._samples, counts)
-            ):
+            counts = weights.with_own(self._rules.beta, self._samples, counts)
+            if not await self._made([own, *(offer.model for offer in offers)], counts):
                 others = []
-        assert self.model is not None
         self._hooks.merged(Merged(self.age, self.model, own, [came.origin for came in others]))
 
     async def _made(self, models: Sequence[Digest], counts: Sequence[int]) -> bool:
@@ -268,13 +276,20 @@ class Trainer:
         for each in came:
             if (value := await self._largest(each)) is not None:
                 largest[each.origin] = value
-        if own is not None:
-            largest[self._parts.desk.me] = await self._parts.learner.check(own)
+        if own is not None and (value := await self._own_largest(own)) is not None:
+            largest[self._parts.desk.me] = value
         for peer in absurd(largest):
             del largest[peer]
             if peer != self._parts.desk.me:
                 self._accuse(peer, "its values are absurdly larger than those of the others")
         return [each for each in came if each.origin in largest]
+
+    async def _own_largest(self, own: Digest) -> float | None:
+        try:
+            return await self._parts.learner.check(own)
+        except (Unfit, LearnerError) as error:  # nothing to compare with, and the merge will say the same
+            log.warning("training %d: our own model cannot be checked: %s", self.age, error)
+            return None
 
     async def _largest(self, came: Came) -> float | None:
         learner, blobs = self._parts.learner, self._parts.blobs
@@ -297,27 +312,27 @@ class Trainer:
 
     def _was_away(self) -> bool:
         """By our own clock alone: nobody's word."""
-        if self._turned_at is None:
-            return True
         return trio.current_time() - self._turned_at > AWAY * self.turn_s + AWAY_S
 
-    async def _catch_up(self) -> None:
-        """Pull first; where most of what came is older than our own model, go on from that instead."""
-        self._turned_at = trio.current_time()
+    async def _catch_up(self) -> list[Came]:
+        """Pull first; where most of what came is older than our own model, go on from that instead. What that was."""
         looks = self._puller.looks
         with trio.move_on_after(CATCH_UP_S):
             await self._inbox.bell.until(lambda: self._inbox.full or self._puller.looks >= looks + LOOKS)
         came = await self._fit(None)
         if not came or median_age(each.offer.age for each in came) <= self.age:
-            return
+            return []
         models = [each.offer.model for each in came]
         counts = weights.of_others([each.offer for each in came], self._samples, self._rules, self.turn_s)
         if len(models) == 1 or not await self._made(models, counts):
             self.model = models[0]
         self._parents = models
         self.counts.caught_up += 1
-        log.info("went on from the models of %d others, up to %d trainings old", len(came), came[-1].offer.age)
+        age = median_age(each.offer.age for each in came)
+        log.info("went on from the models of %d others, after about %d trainings of theirs", len(came), age)
         self._keep()
+        self._turned_at = trio.current_time()
+        return came
 
     # -- what lasts ---------------------------------------------------------------------------------------------------
 

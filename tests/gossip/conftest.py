@@ -233,8 +233,9 @@ MakeSwarm = Callable[..., Any]
 
 
 @pytest.fixture
-def make_swarm(autojump_clock: trio.testing.MockClock) -> MakeSwarm:
-    """`async with make_swarm(rounds=0, gossip={...}) as swarm`: tables of the manifest."""
+def make_swarm() -> MakeSwarm:
+    """`async with make_swarm(rounds=0, gossip={...}) as swarm`: tables of the manifest. The test itself must ask for
+    `autojump_clock`, or it runs in real time."""
 
     @asynccontextmanager
     async def make(conditions: Conditions | None = None, **tables: Any) -> AsyncIterator[Swarm]:  # noqa: ANN401 - as given

@@ -157,7 +157,7 @@ def test_bytes_that_are_not_canonical() -> None:
 
 def test_wrong_shapes() -> None:
     values = msgspec.msgpack.decode(canonical(MANIFEST))
-    assert refusal(msgspec.msgpack.encode(values[:-1])) == "manifest: expected 19 values, got 18"
+    assert refusal(msgspec.msgpack.encode(values[:-1])) == "manifest: expected 20 values, got 19"
     values[Manifest.__struct_fields__.index("modest")].append(0)
     assert refusal(msgspec.msgpack.encode(values)) == "modest: expected 5 values, got 6"
     assert refusal(msgspec.msgpack.encode(msgspec.to_builtins(MANIFEST))) == "manifest: expected an array, got dict"

@@ -1,0 +1,43 @@
+"""Gossip learning by real processes: three paces and first models of their own, one killed, one that comes later."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from gossipnode.status.report import Status
+
+Start = Callable[..., Any]  # the fixture of conftest.py
+NEW = ("--task", "digits", "--protocol", "gossip", "--rounds", "40", "--set", "start_peers=3")
+OWN = ("--set", "gossip.init=different", "--set", "gossip.every_s=0.25")
+
+
+def finished(status: Status) -> bool:
+    learning = status.progress.learning
+    return status.progress.state == "finished" and learning is not None and learning.evaluated_round == 40
+
+
+def test_nodes_of_three_paces_learn_together_though_one_is_killed(start: Start, tmp_path: Path) -> None:
+    first = start("a", *NEW, *OWN, "--shard", "0/4")
+    second = start("b", "--peers", first.address, "--shard", "1/4", "--slowdown", "2")
+    third = start("c", "--peers", first.address, "--shard", "2/4", "--slowdown", "4")
+    before = third.shows(lambda status: status.gossip is not None and status.store.checkpoint_round)
+    third.process.kill()
+    third.process.wait()
+    late = start("d", "--peers", second.address, "--shard", "3/4")
+    third = start("c", "--shard", "2/4", "--slowdown", "2")
+    back = third.shows(lambda status: status.progress.round >= before.store.checkpoint_round > 0)
+    assert back.node.peer == before.node.peer
+
+    ends = [node.shows(finished) for node in (first, second, third, late)]
+    assert all(status.gossip.models_merged > 10 for status in ends)
+    assert ends[3].gossip.caught_up >= 1  # the one that came later
+    assert all(status.progress.learning.accuracy > 0.85 for status in ends)
+    assert len({status.progress.head for status in ends}) > 1
+    assert not any(status.offences for status in ends)
+    assert "gossipnode_models_merged_total" in first.get("/metrics")[1].decode()
+    for node in (first, second, third, late):
+        assert node.ends(signal.SIGINT)[0] == 0, node.log
+        assert "Traceback" not in node.log
