@@ -41,7 +41,6 @@ from gossipnode.status.report import HISTORY_ROUNDS, Status, decode
 POLL_S = 0.5
 START_S = 120.0  # for a node to answer at all: eight import torch on two cores
 STOP_S = 10.0  # a node promises to stop within 5
-PROTOCOLS = ["modest", "onebyte", "gossip"]
 PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
 
@@ -309,19 +308,20 @@ def run(options: Options, keep: Path | None, timeout_s: float, central: bool, co
         if late:
             raise Failed(f"{', '.join(late)} did not stop within {STOP_S:.0f} s of Ctrl-C")
         statuses = {peer.name: peer.status for peer in peers if peer.status is not None}
-        reference = None
-        if central:
-            from reference import central_accuracy  # torch is large
+        if not central:
+            return report_of(statuses, duration_s(peers))
+        from reference import central_accuracy  # torch is large
 
-            reference = central_accuracy(statuses["node-0"])
-        return report_of(statuses, duration_s(peers), reference)
+        return report_of(statuses, duration_s(peers), central_accuracy(statuses["node-0"]))
 
 
 @click.command(context_settings={"show_default": True})
 @click.option("--nodes", default=8, type=click.IntRange(1, 64), help="processes to start")
 @click.option("--rounds", type=click.IntRange(1), help="rounds to train, with modest  [default: 30]")
 @click.option("--steps", type=click.IntRange(1), help="steps to train, with onebyte  [default: 500]")
-@click.option("--protocol", default="modest", type=click.Choice(PROTOCOLS), help="how they train together")
+@click.option(
+    "--protocol", default="modest", type=click.Choice(["modest", "onebyte", "gossip"]), help="how they train together"
+)
 @click.option("--minutes", type=click.FloatRange(0, min_open=True), help="with gossip, instead of --rounds")
 @click.option("--init", type=click.Choice(["common", "different"]), help="with gossip: the nodes' first models")
 @click.option("--speed", default="1", help="with gossip: how fast the nodes are, in turn, as 1,1,2,4")
@@ -360,22 +360,11 @@ def main(
     console = Console()
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         signal.signal(number, stopped)
-    sampled = min(trainers, nodes)
+    sampled, most = min(trainers, nodes), min(trainers, nodes, aggregators)
     try:
+        length, slowdowns = length_of(protocol, rounds, steps, minutes), tuple(slowdowns_of(speed))
         options = Options(
-            nodes,
-            length_of(protocol, rounds, steps, minutes),
-            protocol,
-            task,
-            seed,
-            sampled,
-            min(aggregators, sampled),
-            partition,
-            encoding,
-            settings,
-            init,
-            tuple(slowdowns_of(speed)),
-            minutes,
+            nodes, length, protocol, task, seed, sampled, most, partition, encoding, settings, init, slowdowns, minutes
         )
         require_writable(json_path)
         report = run(options, keep, timeout_s, central, console)
