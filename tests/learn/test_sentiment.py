@@ -192,7 +192,7 @@ def test_a_sentence_that_is_asked_about_is_what_it_is_in_the_data(
 
 @pytest.mark.parametrize("data", [b"", b" \n\n", b"caf\xe9", b"word\n" * 257, b"\x00\xff" * 100])
 def test_what_is_no_text_is_refused(cache: Path, data: bytes) -> None:
-    with pytest.raises(Unanswerable, match="UTF-8|1 to 256 lines of text are wanted"):
+    with pytest.raises(Unanswerable, match=r"UTF-8|1 to 256 lines of text are wanted"):
         read_question(load_task("sentiment"), data)
 
 
