@@ -32,7 +32,8 @@ def test_nodes_of_three_paces_learn_together_though_one_is_killed(start: Start, 
     assert back.node.peer == before.node.peer
 
     ends = [node.shows(finished) for node in (first, second, third, late)]
-    assert all(status.gossip.models_merged > 10 for status in ends)
+    assert all(status.gossip.models_merged > 0 for status in ends)
+    assert sum(status.gossip.models_merged for status in ends) > 40
     assert ends[3].gossip.caught_up >= 1  # the one that came later
     assert all(status.progress.learning.accuracy > 0.85 for status in ends)
     assert len({status.progress.head for status in ends}) > 1
