@@ -258,7 +258,7 @@ class Auditor:
             del self._commitments[next(iter(self._commitments))]
         if bound != message.commitment and case.made is not None:
             return Refused("you have committed to another result")
-        self._withheld.grant(sender, [case.made.model] if case.made else [each.model for each in case.aggregate.inputs])
+        self._withheld.grant(sender, case.needed())
         return Ack()
 
     async def _on_voted(self, origin: PeerId, message: Voted) -> None:

@@ -120,7 +120,8 @@ class Auditing:
         """Beside the others of its round, on our own data: a suspicion, and no proof."""
         inputs = case.aggregate.inputs
         await self._claimed_bytes(case, inputs, b"", self._nonce(case))
-        losses = {each.trainer: (await self._parts.learner.evaluate(each.model)).loss for each in inputs}
+        held = [each for each in inputs if each.model in self._parts.blobs]
+        losses = {each.trainer: (await self._parts.learner.evaluate(each.model)).loss for each in held}
         mine = losses.pop(made.trainer)
         if losses and mine > WORSE * statistics.median(losses.values()) + SLACK:
             detail = f"its update of round {case.round} has loss {mine:.3g} here, far above the others'"
@@ -141,6 +142,8 @@ class Auditing:
         try:
             await self._parts.exchange.obtain_all((each.model, [*others, each.trainer]) for each in inputs)
         except NotFetched as error:
+            if case.made is not None and case.made.model in self._parts.blobs:
+                return  # others of its round are missing: a probe does without them
             if case.made is not None:
                 detail = f"its update of round {case.round} cannot be had: {error}"
                 self._parts.desk.accuse(case.accused, OffenceKind.BROKEN_PROMISE, detail)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from protocols import limits
-from protocols.claiming import claim_of, link_holds, link_of, merged_of, twice_holds, vote_holds, whole
+from protocols.claiming import claim_of, link_holds, link_of, merged_of, shard_of, twice_holds, vote_holds, whole
 from protocols.manifest import Audit
 from protocols.messages import Aggregate, Certificate, Input, Link, Twice
 from sampling.peers import PeerId, Round
@@ -56,6 +56,11 @@ class Case:
     def seed(self, auditor: PeerId) -> Digest:
         """Of the projection that this auditor signs under."""
         return projection_seed(self.beacon.model, self.claim, auditor)
+
+    def needed(self) -> list[Digest]:
+        """Updates that an audit looks at: all of the round, but for a replay, which others must not copy from."""
+        replayed = self.made is not None and shard_of(self.made.data) is not None
+        return [each.model for each in ([self.made] if replayed and self.made else self.aggregate.inputs)]
 
     def seen_by(self) -> list[PeerId]:
         """Auditors who have had the claimed bytes: the accused may be cut off by now, or keep them to itself."""

@@ -33,6 +33,8 @@ from gossipnode.report import Report, agreed, report_of, require_writable, save,
 from gossipnode.start import ADVERSARY
 from gossipnode.status.report import HISTORY_ROUNDS
 
+PROTOCOLS = ["modest", "onebyte", "gossip"]
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Options:
@@ -221,9 +223,7 @@ def run(options: Options, keep: Path | None, timeout_s: float, central: bool, co
 @click.option("--nodes", default=8, type=click.IntRange(1, 64), help="processes to start")
 @click.option("--rounds", type=click.IntRange(1), help="rounds to train, with modest  [default: 30]")
 @click.option("--steps", type=click.IntRange(1), help="steps to train, with onebyte  [default: 500]")
-@click.option(
-    "--protocol", default="modest", type=click.Choice(["modest", "onebyte", "gossip"]), help="how they train together"
-)
+@click.option("--protocol", default="modest", type=click.Choice(PROTOCOLS), help="how they train together")
 @click.option("--minutes", type=click.FloatRange(0, min_open=True), help="with gossip, instead of --rounds")
 @click.option("--init", type=click.Choice(["common", "different"]), help="with gossip: the nodes' first models")
 @click.option("--speed", default="1", help="with gossip: how fast the nodes are, in turn, as 1,1,2,4")

@@ -37,7 +37,7 @@ class Plan:
     """How much is drawn. Each work is trained once for each way."""
 
     shards: int = 8
-    choosing: int = 12  # works to choose on
+    choosing: int = 48  # works to choose on; many, since an honest one jumps only where a ReLU or a pool is at its kink
     works: int = 24  # fresh ones, to report on
     trials: int = 1000  # for each row, over all works
     seed: int = 0

@@ -14,7 +14,7 @@ import trio
 from protocols.blobs import StoreFull
 from protocols.chain.checkpoints import Snapshot
 from protocols.chain.draws import Update, seed64
-from protocols.chain.forks import Node
+from protocols.chain.forks import Node, ancestor
 from protocols.chain.plan import Plan, Step
 from protocols.exchange import NotFetched
 from protocols.learner import LearnerError, Probed, Unfit
@@ -37,12 +37,11 @@ class Follower:
         self._evaluate_every = evaluate_every
         self._evaluated = -1  # the last height
         self.hashed: Digest | None = None  # the block whose A was last evaluated, or hashed at the end
-        root, snapshot = book.chain.certified, book.recalled.snapshot
-        begin = book.chain.node(Digest(snapshot.checkpoint.block)) if snapshot is not None else root
-        assert begin is not None
+        snapshot = book.recalled.snapshot
+        begin = ancestor(book.chain.certified, 0 if snapshot is None else snapshot.checkpoint.height)
         self._blobs: dict[Digest, Digest | None] = {begin.digest: snapshot.checkpoint.model if snapshot else None}
         self._based_at = 0 if snapshot is None else snapshot.checkpoint.height  # where the journal begins
-        self._base: Digest | None = self._blobs[begin.digest]
+        self._base_block, self._base = begin.digest, self._blobs[begin.digest]
         self.at: Digest | None = None  # the block whose A the learner has; None: unknown
         self.model: Digest | None = None  # digest of A when it was last hashed
         self.offered: Snapshot | None = None  # to go on from; its A is in the store
@@ -132,7 +131,7 @@ class Follower:
         checkpoint = snapshot.checkpoint
         held = self._blobs.get(Digest(checkpoint.block)) == checkpoint.model
         if held and await book.rebase(snapshot):
-            self._based_at, self._base = checkpoint.height, checkpoint.model
+            self._based_at, self._base_block, self._base = checkpoint.height, Digest(checkpoint.block), checkpoint.model
         book.pace.forget(book.chain)
         self._keep()
 
@@ -140,7 +139,7 @@ class Follower:
         """A of the checkpoints that may still be certified, and of where the journal begins."""
         chain = self._book.chain
         marks = {Digest(mark.block) for leaf in chain.leaves() for mark in leaf.state.finality.marks}
-        marks.add(chain.certified.digest)
+        marks |= {chain.certified.digest, self._base_block}  # after a restart the journal may begin below
         self._blobs = {block: a for block, a in self._blobs.items() if block in marks and chain.node(block) is not None}
         self._parts.exchange.keep(OWNER, {a for a in (*self._blobs.values(), self._base) if a is not None})
 
@@ -159,7 +158,8 @@ class Follower:
             return  # it was certified here meanwhile
         await self._book.replace(snapshot)
         self._blobs = {Digest(checkpoint.block): checkpoint.model}
-        self._based_at, self._base, self.at, self.model = checkpoint.height, checkpoint.model, None, checkpoint.model
+        self._based_at, self._base_block, self._base = checkpoint.height, Digest(checkpoint.block), checkpoint.model
+        self.at, self.model = None, checkpoint.model
         self._keep()
         if before.digest != self._recalled_tip:  # what was read back, and nothing since, is most likely of this branch
             self.dropped = before, self._book.tip
@@ -169,6 +169,8 @@ class Follower:
         """A of the newest checkpoint that we have it of. Raises LearnerError, StoreFull."""
         chain = self._book.chain
         held = [(node, a) for block, a in self._blobs.items() if (node := chain.node(block)) is not None]
+        if not held:
+            raise LearnerError("A of no checkpoint that the chain still has is held here")
         node, a = max(held, key=lambda each: (self._book.follows(each[0]), each[0].height))
         try:
             await self.obtain(a)

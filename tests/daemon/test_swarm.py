@@ -68,7 +68,7 @@ def test_two_nodes_train_and_a_third_joins_by_one_address(
     assert all(len(status.peers) == 2 for status in ends)  # the third learnt the first from the second
     trainers = {trainer for each in ends[0].history for trainer in each.trainers}
     assert ends[2].node.peer in trainers  # it did not only look on
-    assert not any(status.offences or status.warnings for status in ends)
+    assert [(status.offences, status.warnings) for status in ends] == [([], [])] * 3
     assert all(status.node.loop_lag.p50_ms < 100 for status in ends)
 
     shown = gossipnode("status", "--home", str(third.home)).output

@@ -76,6 +76,23 @@ async def test_one_is_killed_and_one_joins(make_swarm: Any, autojump_clock: Mock
     assert members[3].peer in swarm.alive()[0].node.book.tip.state.dormant
 
 
+async def test_a_journal_that_begins_below_what_it_certifies(make_swarm: Any, autojump_clock: MockClock) -> None:  # noqa: ANN401
+    """It was killed before it could write its journal anew: A is held of where that begins, and of nothing later."""
+    swarm = make_swarm(founders=4)
+    members = await swarm.start(4)
+    members[3].node.book.rebase = not_now
+    await swarm.until(lambda: members[3].node.certified_height > 0)
+    swarm.crash(members[3])
+    back = await swarm.restart(members[3])
+    assert back.node.certified_height > 0
+    await swarm.until_height(back.height + 10)
+    await swarm.until_one()
+
+
+async def not_now(snapshot: object) -> bool:
+    return False
+
+
 async def test_most_are_killed_and_the_rest_go_on(make_swarm: Any, autojump_clock: MockClock) -> None:  # noqa: ANN401
     swarm = make_swarm()
     members = await swarm.start(8)

@@ -209,6 +209,7 @@ class ToyLearner:
         self.own_data_broken = False  # non-finite numbers, whatever the model
         self.blind = False  # it merges whatever is handed in
         self.bias = 0.0  # it merges wrongly
+        self.dreaded: float | None = None  # a value with a high loss
         self.answers = False  # its node takes questions; a test says what it answers
         self.trained: list[int] = []  # rounds
         self.begun: list[int] = []
@@ -267,7 +268,7 @@ class ToyLearner:
 
     async def evaluate(self, model: Digest) -> Evaluation:
         self.evaluated.append(model)
-        return Evaluation(model, 0.1, 0.9, 10)
+        return Evaluation(model, 5.0 if await self.value(model) == self.dreaded else 0.1, 0.9, 10)
 
 
 @dataclass
@@ -373,7 +374,7 @@ class Swarm:
             roles=roles,
             bootstrap=bootstrap,
             evaluate_every=0,
-            shard=f"{index}/99",
+            shard="" if self.manifest.audit.policy == "probe" else f"{index}/99",
             answers=learner.answers,
         )
         with trio.CancelScope() as scope:

@@ -161,6 +161,21 @@ async def test_expulsions_outlive_a_restart_and_newcomers_learn_of_them(
     assert liar.peer not in newcomer.node.parts.sampler.candidates(newcomer.round)
 
 
+async def test_private_data_is_probed_and_the_honest_keep_their_names(
+    autojump_clock: MockClock, make_swarm: MakeSwarm
+) -> None:
+    swarm = await founded(make_swarm, rounds=16, audit=Audit(fraction=1.0, policy="probe"))
+    liar, honest = swarm.members[3], lying(swarm, 3)
+    liar.learner.hands_in = -7.0
+    for member in honest:
+        member.learner.dreaded = -7.0
+    await swarm.until(lambda: all(member.head.finished for member in honest))
+    assert sum(len(member.learner.evaluated) for member in honest) > 20
+    found = {offence for member in honest for offence in member.offences()}
+    assert found == {(liar.peer, OffenceKind.SUSPECT_UPDATE)}
+    assert [expelled(member) for member in honest] == [set()] * 7
+
+
 async def test_two_results_of_one_piece_of_work_are_proof(autojump_clock: MockClock, make_swarm: MakeSwarm) -> None:
     swarm = make_swarm(trainers=3, rounds=8, audit=Audit(fraction=1e-9), start_peers=6)
     await swarm.start(6, train_s=30.0)
