@@ -11,7 +11,8 @@ from trio.testing import MockClock
 
 from protocols.gossip.trainer import CATCH_UP_S
 from protocols.merging import Merging
-from sampling.peers import Role
+from protocols.messages import Held
+from sampling.peers import Role, Round
 
 MakeSwarm = Callable[..., AbstractAsyncContextManager[Any]]
 
@@ -33,6 +34,16 @@ async def test_everybody_trains_as_often_as_asked_and_merges_what_others_have(
             assert member.saved[-1].held.model == member.gossip.model
             assert member.node.learning.evaluated_round == 10
         assert sum(member.gossip.trainer.counts.models for member in members) > 20
+
+
+async def test_questions_are_answered_from_what_a_node_has_trained(
+    make_swarm: MakeSwarm, autojump_clock: MockClock
+) -> None:
+    async with make_swarm(rounds=1, start_peers=2) as swarm:
+        one, _ = await swarm.start(2)
+        assert one.gossip.models == []  # theta0 has learnt nothing
+        await swarm.until_finished()
+        assert one.gossip.models == [Held(Round(1), one.gossip.model)]
 
 
 async def test_small_models_ride_in_announcements(make_swarm: MakeSwarm, autojump_clock: MockClock) -> None:
