@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 
@@ -22,3 +23,14 @@ def _same_order() -> Iterator[None]:
     """trio runs ready tasks in a random order: drawn from a seed, a test of virtual time is the same each time."""
     with seeded_scheduler(0):
         yield
+
+
+@pytest.fixture(autouse=True)
+def _log_left_alone() -> Iterator[None]:
+    """Commands set up the log for a process of their own; some tests run them in theirs."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers = handlers
+    root.setLevel(level)
+    logging.captureWarnings(capture=False)

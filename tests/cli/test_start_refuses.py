@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,16 +19,6 @@ from protocols.amendments import sign
 
 PEER = "12D3KooWL3hwtanTFomj8bT4KQEHukZW7QxNMqtopYFKae2cJ7Nr"
 LOOPBACK = ("--listen", "/ip4/127.0.0.1/tcp/0")
-
-
-@pytest.fixture(autouse=True)
-def log_left_alone() -> Iterator[None]:
-    """`start` sets up the log for a process of its own."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers, root.level = handlers, level
-    logging.captureWarnings(capture=False)
 
 
 @pytest.fixture

@@ -34,6 +34,7 @@ from gossipnode.status.report import Status
 from gossipnode.store import FileBlobs
 from protocols.blobs import Blobs
 from protocols.learner import Evaluation, LearnerError, Trained
+from protocols.messages import Aggregate
 from protocols.transport import Transport
 from sampling.peers import Round
 from verify.digest import Digest, digest_of
@@ -167,15 +168,28 @@ def joined(status: Status) -> bool:
     return status.node.joined
 
 
+def _helds(home: Path) -> set[Aggregate | None]:
+    """What the copies of the state in the journal hold."""
+    try:
+        return {state.held for state in _states(home)}
+    except (OSError, ValueError):  # it is being written
+        return set()
+
+
+def kept(status: Status) -> int:
+    return status.store.checkpoint_round or 0
+
+
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home in which a node was killed: every kind of file is there."""
     home = tmp_path_factory.mktemp("sound") / "home"
     # A goodbye would save the last round once more, and the copies in the journal would be of one round.
-    stage = life(home, BEGIN, lambda status: (status.store.checkpoint_round or 0) >= ROUNDS, goodbye=False)
+    # So would a save of whom we know, now and then: wait until the copies are of two rounds.
+    stage = life(home, BEGIN, lambda status: kept(status) >= ROUNDS and len(_helds(home)) == 2, goodbye=False)
     assert stage.status is not None
     assert stage.status.progress.round >= ROUNDS
-    assert len({state.held for state in _states(home)}) == 2
+    assert len(_helds(home)) == 2
     (home / "partial" / digest_of(b"unfinished").hex()).write_bytes(b"unfin")
     (home / "addresses.json").write_bytes(b'{"libp2p":["/memory/x"],"http":"http://127.0.0.1:1","pid":1}')
     (home / "config.toml").write_bytes(

@@ -210,7 +210,7 @@ def test_what_a_baseline_cannot_suffer_is_refused() -> None:
 
 def test_the_command_knows_every_baseline(tmp_path: Path) -> None:
     option = next(each for each in main.commands["simulate"].params if each.name == "protocol")
-    assert option.type.choices == ("modest", "onebyte", *BASELINES)
+    assert option.type.choices == ("modest", "onebyte", "gossip", *BASELINES)
     for protocol in ("fedavg", "d-psgd"):
         words = ["--protocol", protocol, "--nodes", "4", "--rounds", "2", "--json", str(tmp_path / protocol)]
         done = CliRunner().invoke(main, ["simulate", *words])
