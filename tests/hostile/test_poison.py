@@ -162,7 +162,7 @@ async def test_broken_data_of_our_own_drag_nobody_back_and_the_operator_is_told(
             nursery.start_soon(disturb, swarm)
         await swarm.until(lambda: "own data" in (broken.node.protocol.trainer.failure or ""))
         told.append(broken.node.protocol.trainer.failure)
-        await swarm.until_finished(10 * CEILING_S)
+        await swarm.until_finished(20 * CEILING_S)
         nursery.cancel_scope.cancel()
     assert broken.head.retreats == 0
     if not poisoned:
