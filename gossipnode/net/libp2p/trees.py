@@ -5,8 +5,8 @@ A neighbour that sends us a copy of what we have already heard has it without us
 to it from then on. What was not pushed is announced (IHAVE), of each origin the newest only, and to a few neighbours;
 whoever asks for one (IWANT) has lost its other way, and is pushed to again. That is said at the next heartbeat but one:
 what is still on its way would be asked for in vain, and the tree torn by it.
-In a burst two neighbours may each learn that a third hears without it, and what is sent until the heartbeat mends that is
-lost to it: protocols ask for what they miss anyway.
+In a burst two neighbours may each learn that a third hears without it, and what is sent until the heartbeat mends that
+is lost to it: protocols ask for what they miss anyway.
 Invariant: our own messages are pushed to all, and nothing is held back that is not announced. Pure.
 """
 
