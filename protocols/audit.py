@@ -354,9 +354,8 @@ class Auditor:
     # -- what follows -------------------------------------------------------------------------------------------------
 
     def judge(self) -> None:
-        undecided = [case for case in self.evidence.doubted() if self.evidence.undecided(case)]
-        self._parts.exchange.keep("audits", [case.model for case in undecided])  # for those who are called later
         found = self.evidence.judgement(self._head.known.round)
+        self._parts.exchange.keep("audits", found.undecided)  # for those who are called later
         for auditor, claim in found.contradicted:
             if (auditor, claim) not in self._struck and auditor != self._parts.desk.me:
                 self._struck.add((auditor, claim))

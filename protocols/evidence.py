@@ -59,8 +59,9 @@ class Case:
 
     def needed(self) -> list[Digest]:
         """Updates that an audit looks at: all of the round, but for a replay, which others must not copy from."""
-        replayed = self.made is not None and shard_of(self.made.data) is not None
-        return [each.model for each in ([self.made] if replayed and self.made else self.aggregate.inputs)]
+        if self.made is not None and shard_of(self.made.data) is not None:
+            return [self.made.model]
+        return [each.model for each in self.aggregate.inputs]
 
     def seen_by(self) -> list[PeerId]:
         """Auditors who have had the claimed bytes: the accused may be cut off by now, or keep them to itself."""
@@ -140,6 +141,7 @@ class Judgement:
     suspended: dict[PeerId, str] = field(default_factory=dict)  # by a panel, until the appeal
     wrong: dict[Digest, Aggregate] = field(default_factory=dict)  # aggregates whose maker was expelled for them
     contradicted: tuple[tuple[PeerId, Digest], ...] = ()  # auditors, and the claims on which they were
+    undecided: tuple[Digest, ...] = field(default=(), compare=False)  # doubted models that may still be asked for
 
 
 class Evidence:
@@ -231,17 +233,20 @@ class Evidence:
         """Of all that is held; expulsions lapse when the manifest says so."""
         found = Judgement()
         contradicted: list[tuple[PeerId, Digest]] = []
+        undecided: list[Digest] = []
         for peer, twice in self.twice.items():
             if self._lasts(twice.round, now):
                 found.expelled[peer] = f"claimed two results of round {twice.round}"
         for case in sorted(self.doubted(), key=lambda each: (each.round, each.claim)):
             verdict = self.verdict(case)
             contradicted += [(peer, case.claim) for peer in verdict.contradicted if peer not in found.expelled]
+            if verdict.stage not in DECIDED:
+                undecided.append(case.model)
             if verdict.stage is Stage.EXPELLED:
                 self._expel(case, found, now)
             elif verdict.stage is Stage.QUARANTINED:
                 found.suspended[case.accused] = f"{_of(case)}: the appeal is under way"
-        return Judgement(found.expelled, found.suspended, found.wrong, tuple(contradicted))
+        return Judgement(found.expelled, found.suspended, found.wrong, tuple(contradicted), tuple(undecided))
 
     def _expel(self, case: Case, found: Judgement, now: Round) -> None:
         if case.made is None:
