@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from protocols.messages import Input, TrainedModel, Twice
 from sampling.peers import PeerId, Round
@@ -96,6 +96,10 @@ def quorum(live: int, candidates: int, success_fraction: float) -> int:
 
 
 def weights(inputs: Iterable[Input]) -> list[int]:
-    samples = [each.samples for each in inputs]
-    cap = max(1, math.floor(CAP * statistics.median(samples)))
+    return capped([each.samples for each in inputs])
+
+
+def capped(samples: Sequence[int], beside: Sequence[int] = ()) -> list[int]:
+    """At CAP times the median of all, those `beside` among them."""
+    cap = max(1, math.floor(CAP * statistics.median([*samples, *beside])))
     return [min(each, cap) for each in samples]

@@ -7,12 +7,10 @@ capped as in a round of MoDeST, and, if the manifest says so, by how long a trai
 
 from __future__ import annotations
 
-import math
-import statistics
 from collections.abc import Sequence
 from typing import Final
 
-from protocols.collection import CAP
+from protocols.collection import capped
 from protocols.gossip.fedfix import fedfix
 from protocols.gossip.messages import Offer
 from protocols.gossip.rules import Rules
@@ -22,8 +20,7 @@ FINE: Final = 1000  # parts of a weight, so that beta is met closely
 
 def of_others(offers: Sequence[Offer], own_samples: int, rules: Rules, window_s: float) -> list[int]:
     """`window_s`: between two merges of ours."""
-    cap = max(1, math.floor(CAP * statistics.median([own_samples, *(offer.samples for offer in offers)])))
-    samples = [min(offer.samples, cap) for offer in offers]
+    samples = capped([offer.samples for offer in offers], beside=[own_samples])
     if rules.weighting == "fedfix" and window_s > 0:
         return fedfix(samples, [offer.train_ms / 1000 for offer in offers], window_s)
     return samples
