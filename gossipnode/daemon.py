@@ -44,6 +44,7 @@ from protocols.blobs import StoreFull
 from protocols.desk import Desk
 from protocols.learner import LearnerError
 from protocols.onebyte.journal import BadJournal
+from protocols.ownclaims import Docket
 from protocols.transport import Transport
 from sampling.peers import PeerId
 from verify.digest import Digest
@@ -230,11 +231,17 @@ class Daemon:
             slowdown=config.slowdown,
         )
 
+        filed = Docket()
+
         async def save(state: State) -> None:
+            nonlocal filed
             if state.held is not None and state.held.model in self._blobs:
                 await self._blobs.sync(state.held.model)
             await journal.save(state)
-            write_certificates(self._home.certificates, signed, state.docket)
+            evidence = msgspec.structs.replace(state.docket, claims=())
+            if evidence != filed:
+                write_certificates(self._home.certificates, signed, evidence)
+                filed = evidence
 
         self._worker = worker
         try:
