@@ -161,7 +161,7 @@ def _start(file: ChainFile) -> Accumulated:
     if snapshot is None:
         return np.zeros(file.manifest.model_bytes // 4, dtype=np.int32)
     wanted = Digest(snapshot.checkpoint.model)
-    path = file.home.store / "blobs" / wanted.hex()
+    path = file.home.blobs / wanted.hex()
     try:
         data = path.read_bytes()
     except OSError as error:

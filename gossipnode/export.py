@@ -48,12 +48,11 @@ def _export_chain(home: Home, task: str, target: Path) -> str:
         raise OperatorError(f"the chain of {home.path} does not hold: see gossipnode chain verify --home {home.path}")
     with tempfile.TemporaryDirectory() as folder:  # not into the store: its node may be running
         store = Home(Path(folder))
-        blobs = store.store / "blobs"
-        blobs.mkdir()
-        theta0 = home.store / "blobs" / file.manifest.theta0
+        store.blobs.mkdir()
+        theta0 = home.blobs / file.manifest.theta0
         if theta0.exists():
-            shutil.copyfile(theta0, blobs / theta0.name)
-        a = write_blob(blobs, replayed.a)
+            shutil.copyfile(theta0, store.blobs / theta0.name)
+        a = write_blob(store.blobs, replayed.a)
         trio.run(_write_sum, home, store, task, a, target.absolute())
     return f"wrote the model of step {file.tip.height} (A {a.hex()[:12]}) to {target}"
 

@@ -56,6 +56,11 @@ class Home:
         return self.path
 
     @property
+    def blobs(self) -> Path:
+        """Each under its digest in hex."""
+        return self.store / "blobs"
+
+    @property
     def state(self) -> Path:
         return self.path / "state"
 

@@ -60,7 +60,7 @@ def _train(found: Checked, engine: Engine, case: Case, made: Input, run: bytes, 
 
 
 def _blob(home: Home, model: bytes) -> bytes:
-    path = home.store / "blobs" / model.hex()
+    path = home.blobs / model.hex()
     try:
         data = path.read_bytes()
     except OSError as error:
