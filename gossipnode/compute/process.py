@@ -43,7 +43,6 @@ A = TypeVar("A", bound=calls.Answer)
 
 GRACE_S = 2.0  # between an interrupt and the kill: longer than a batch of any model that fits such a machine
 DRAIN_S = 0.5  # for a dead worker's last words, if a process that it started still holds its pipes
-READ_BYTES = 65_536
 LINE_BYTES = 4096  # of stderr; what is longer is logged in pieces
 
 

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 Doubles = NDArray[np.float64]
 
 CERTAIN: Final = 3  # phi: the best familiar classes by which a model's certainty is judged
-TRIED: Final = 10  # kappa: examples of each familiar class that F1 is measured on
 FLOOR: Final = 1e-3  # no row counts less
 
 

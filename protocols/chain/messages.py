@@ -131,7 +131,6 @@ Some = TypeVar("Some", bound=Signed)
 _DOMAINS: Final[dict[type[Signed], bytes]] = {
     kind: b"gossipnode/" + kind.__name__.lower().encode() + b"/1" for kind in (Entry, Head, Join, Leave, Here)
 }
-NO_CHANGES: Final = digest_of(msgspec.msgpack.encode(Changes()))
 
 
 def payload(signed: Signed) -> bytes:

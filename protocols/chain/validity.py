@@ -38,7 +38,6 @@ class Refusal(enum.StrEnum):
     BELOW = "below"  # the certified checkpoint: it can change nothing any more
     AHEAD = "ahead"  # too far above our tip
     FULL = "full"  # as much of this signer as is kept for one height, or no room to let it wait
-    CONFLICT = "conflict"  # on a branch that leaves a certified checkpoint
     NOT_ADMITTED = "not-admitted"  # by the manifest
     FORGED = "forged"  # the signature does not hold
     MALFORMED = "malformed"  # wrong number of scalars, one of -128, a vote that is none, digests that do not fit
