@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import trio
@@ -94,11 +95,7 @@ def make(
         case "gossip":
             return Made(_gossip(parts, ears, held, trains=trains, evaluate_every=evaluate_every, slowdown=slowdown))
     training = _onebyte(parts, learner, signer, log, ears=ears, trains=trains, evaluate_every=evaluate_every)
-
-    async def ground() -> None:
-        await have_theta0(parts)
-
-    return Made(training, [ground])
+    return Made(training, [partial(have_theta0, parts)])
 
 
 # -- MoDeST -----------------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """The manifest's table on gossip learning: how fast, from how many, and what the network may be asked to bear.
 
-Invariant: what a node sends and receives in a minute is bounded by `pull_bytes_s` and `announce_bytes_s`, however many
-nodes there are: with more of them each is heard more rarely.
+Invariant: the models that a node fetches and the announcements that all nodes make are bounded by `pull_bytes_s` and
+`announce_bytes_s`, however many nodes there are: with more of them each is heard more rarely. The mesh carries copies.
 """
 
 from __future__ import annotations
