@@ -142,7 +142,7 @@ async def ask(
     audit = manifest.audit
     terms = Terms(
         rows=asked.rows,
-        tolerance=Tolerance(audit.tolerance_bits, audit.tolerance_norm),
+        tolerance=None if manifest.protocol == "gossip" else Tolerance(audit.tolerance_bits, audit.tolerance_norm),
         slack=2 * manifest.modest.pull_every,  # a node holds every so-manieth model at least
         seed=partial(chance, SEED_BYTES),
     )
@@ -215,8 +215,11 @@ def lines_of(answers: Answers) -> list[str]:
 
 def _line(each: Answer, answers: Answers) -> str:
     said = "; ".join(each.words)[:WIDE_CHARS]
-    if each.model != answers.model:
-        return f"apart     {each.peer}: {said} (its model is {each.model[:12]} of round {each.round})"
-    if each.agrees:
+    if each.model == answers.model and each.agrees:
         return f"agrees    {each.peer}"
-    return f"{'DISAGREES' if answers.agreed else 'says     '} {each.peer}: {said}"
+    if each.model == answers.model:
+        return f"{'DISAGREES' if answers.agreed else 'says     '} {each.peer}: {said}"
+    told = f"{each.peer}: {said} (its model is {each.model[:12]} of round {each.round})"
+    if answers.model is None and answers.agreed:  # each has a model of its own
+        return f"{'agrees   ' if each.agrees else 'DISAGREES'} {told}"
+    return f"apart     {told}"

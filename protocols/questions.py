@@ -3,14 +3,15 @@
 The three are the first that answer, in an order that the asker draws; whoever is silent, refuses or signs wrongly is
 replaced by the next, but nobody for what it holds: else a liar could choose, by what it says that it holds, with whom
 it sits. If they answered from different models, they are asked again from the newest that all hold, or, if that is old
-or there is none, the newest that two of them hold; each such model is tried until most of the three agree.
+or there is none, the newest that two of them hold; each such model is tried until most of the three agree. In a run in
+which each has a model of its own, the classes that they name are compared.
 Invariant: two of the three must give the same wrong answer for it to be taken.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import trio
@@ -35,7 +36,7 @@ class Poll:
 
     panel: dict[PeerId, AnswerIs] = field(default_factory=dict)  # in the order drawn; of each its last answer
     silent: dict[PeerId, str] = field(default_factory=dict)  # who gave no answer that counts, and why
-    source: Held | None = None  # the model on which they were compared last
+    source: Held | None = None  # the model on which they were compared last, if it was one
     agreed: tuple[PeerId, ...] = ()  # if they are most of the panel
 
 
@@ -44,7 +45,7 @@ class Terms:
     """How answers are compared."""
 
     rows: int  # examples in the question
-    tolerance: Tolerance
+    tolerance: Tolerance | None  # None: each has a model of its own
     slack: int  # rounds: how much older a model may be for all of the panel to hold it
     seed: Callable[[], bytes]  # 32 bytes of chance, drawn anew once the outputs are known
 
@@ -57,9 +58,13 @@ class Asker:
     async def ask(self, order: Sequence[PeerId]) -> Poll:
         """`order`: whom to ask, drawn by the asker. The panel is smaller than PANEL if fewer answer."""
         await self._seat(order[:ASKED])
+        if self._terms.tolerance is None:
+            self.poll.agreed = self._agreeing(self.poll.panel)
+            return self.poll
         for source in shared(list(self.poll.panel.values()), self._terms.slack)[:COMPARED]:
             await self._gather(source)
-            self.poll.source, self.poll.agreed = source, self._agreeing(source)
+            same_model = {peer: answer for peer, answer in self.poll.panel.items() if answer.source == source}
+            self.poll.source, self.poll.agreed = source, self._agreeing(same_model)
             if self.poll.agreed:
                 break
         return self.poll
@@ -101,11 +106,10 @@ class Asker:
             return True
         return False
 
-    def _agreeing(self, source: Held) -> tuple[PeerId, ...]:
-        said = {peer: answer.output for peer, answer in self.poll.panel.items() if answer.source == source}
-        outputs = [scores_of(output, self._terms.rows) for output in said.values()]
+    def _agreeing(self, answers: Mapping[PeerId, AnswerIs]) -> tuple[PeerId, ...]:
+        outputs = [scores_of(answer.output, self._terms.rows) for answer in answers.values()]
         chosen = majority(outputs, PANEL, self._terms.seed(), self._terms.tolerance)
-        return tuple(list(said)[index] for index in chosen)
+        return tuple(list(answers)[index] for index in chosen)
 
 
 def shared(answers: Sequence[AnswerIs], slack: int) -> list[Held]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -228,10 +229,10 @@ def honest(
     return signed(signer, asked.question, source, output, *holds)
 
 
-async def polled(links: Links, court: Any, *says: Says) -> Poll:  # noqa: ANN401  # conftest's
+async def polled(links: Links, court: Any, *says: Says, terms: Terms = TERMS) -> Poll:  # noqa: ANN401  # conftest's
     for signer, each in zip(SIGNERS, says, strict=False):
         links.says[signer.peer] = lambda asked, signer=signer, each=each: each(signer, asked)
-    return await Asker(Desk(links, court), RUN, QUESTION, TERMS).ask([signer.peer for signer in SIGNERS])
+    return await Asker(Desk(links, court), RUN, QUESTION, terms).ask([signer.peer for signer in SIGNERS])
 
 
 async def test_a_signature_that_does_not_hold_is_no_answer(links: Links, court: Any) -> None:  # noqa: ANN401
@@ -272,6 +273,26 @@ async def test_who_answers_from_another_model_than_it_was_asked_to(links: Links,
     poll = await polled(links, court, stubborn, behind, behind)
     assert poll.agreed == (SIGNERS[1].peer, SIGNERS[2].peer)
     assert poll.silent[SIGNERS[0].peer] == "it answered from another model than it was asked to"
+
+
+@pytest.mark.parametrize(("said", "agree"), [((0, 0, 2), {0, 1}), ((1, 1, 1), {0, 1, 2}), ((0, 1, 2), set())])
+async def test_where_each_has_a_model_of_its_own_they_agree_by_class(
+    links: Links,
+    court: Any,  # noqa: ANN401
+    said: tuple[int, ...],
+    agree: set[int],
+) -> None:
+    def owner(index: int, signer: Signer, asked: AskAnswer) -> AnyMessage:
+        scores = [0.0, 0.0, 0.0]
+        scores[said[index]] = 1.0 + index  # as sure as its own model is
+        return honest(
+            signer, asked, holds=[Held(Round(index), digest_of(bytes([index])))], output=struct.pack("<3f", *scores)
+        )
+
+    terms = replace(TERMS, tolerance=None)
+    poll = await polled(links, court, *(partial(owner, index) for index in range(3)), terms=terms)
+    assert set(poll.agreed) == {SIGNERS[index].peer for index in agree}
+    assert poll.source is None
 
 
 async def test_only_so_many_are_asked(links: Links, court: Any) -> None:  # noqa: ANN401

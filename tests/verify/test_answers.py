@@ -57,6 +57,11 @@ def test_another_class_of_one_example_is_another_answer() -> None:
     assert most(a, a, panel=2) == (0, 1)
 
 
+def test_of_several_models_only_the_classes_are_compared() -> None:
+    outputs = (HONEST, HONEST * 3, HONEST[:, ::-1], HONEST[:2])
+    assert majority(outputs, 3, SEED, None) == (0, 1)
+
+
 def test_one_alone_is_no_majority_of_three() -> None:
     assert most(HONEST) == ()
 
