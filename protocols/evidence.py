@@ -36,6 +36,7 @@ class Case:
     made: Input | None  # the trainer's part; None: the aggregate as a whole
     claim: Digest = field(init=False)
     votes: dict[PeerId, dict[bool, Vote]] = field(default_factory=dict)
+    _ranked: tuple[tuple[PeerId, ...], tuple[PeerId, ...]] | None = None  # auditors as they came, and in order
 
     def __post_init__(self) -> None:
         of = self.aggregate
@@ -62,6 +63,13 @@ class Case:
         if self.made is not None and shard_of(self.made.data) is not None:
             return [self.made.model]
         return [each.model for each in self.aggregate.inputs]
+
+    def order(self, candidates: Sequence[PeerId]) -> tuple[PeerId, ...]:
+        """All of them but the accused, in the order in which they are called: a hash each, so the last is kept."""
+        others = tuple(peer for peer in candidates if peer != self.accused)
+        if self._ranked is None or self._ranked[0] != others:
+            self._ranked = others, auditors(others, self.beacon.model, self.claim)
+        return self._ranked[1]
 
     def seen_by(self) -> list[PeerId]:
         """Auditors who have had the claimed bytes: the accused may be cut off by now, or keep them to itself."""
@@ -217,8 +225,7 @@ class Evidence:
 
     def order(self, case: Case) -> tuple[PeerId, ...]:
         """All who could audit it, in the order in which they are called."""
-        others = (peer for peer in self._candidates() if peer != case.accused)
-        return auditors(others, case.beacon.model, case.claim)
+        return case.order(self._candidates())
 
     def bench(self, case: Case) -> tuple[PeerId, ...]:
         """Those of them who may vote."""
