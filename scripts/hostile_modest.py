@@ -13,17 +13,17 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import click
 import msgspec
+from bench.witness import Told, told
 
 from gossipnode.adversaries.kinds import kinds_for
 from gossipnode.errors import OperatorError
 from gossipnode.newrun import settings_tables
 from gossipnode.scenario import setting_of
 from gossipnode.sweep import seeds_of
-from scripts.witness import Told, told
 from verify.binomial import bounds
 
 CLEAN: Final = "none"
@@ -92,9 +92,9 @@ def honest(runs: Sequence[Told]) -> list[str]:
     verdicts = sum((Counter(run.verdicts) for run in chosen), Counter[str]())
     accused = sum((Counter(run.accused) for run in chosen), Counter[str]())
     return [
-        f"honest runs {len(chosen)}: audits {audited}, not possible {sum(run.unable for run in chosen)}, doubted claims "
-        f"{dict(verdicts)}, offences {dict(accused)}, peers suspended {sum(run.suspended for run in chosen)}, runs with "
-        f"an expulsion {rate(expelled, len(chosen))}",
+        f"{len(chosen)} runs without liars: {audited} audits, {sum(run.unable for run in chosen)} not possible; "
+        f"doubted claims {dict(verdicts)}; offences {dict(accused)}; {sum(run.suspended for run in chosen)} peers suspended; "
+        f"share of the runs that expelled somebody {rate(expelled, len(chosen))}",
         *(f"seed {run.seed}: {'; '.join(run.broken)}" for run in chosen if run.broken),
     ]
 
@@ -110,10 +110,19 @@ def honest(runs: Sequence[Told]) -> list[str]:
 @click.option("--faults-every", default=0, help="each n-th seed draws loss and churn too; 0: none does")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="any key of the manifest")
 @click.option("--only-table", is_flag=True, help="of what there is")
-def main(path: Path, kinds: str, seeds: str, faults_every: int, only_table: bool, **asked: Any) -> None:
+def main(
+    path: Path,
+    hostile: int,
+    kinds: str,
+    seeds: str,
+    faults_every: int,
+    settings: tuple[str, ...],
+    only_table: bool,
+    **asked: object,
+) -> None:
     """Play every seed with every kind, adding to the file PATH."""
     runs = read(path)
-    tables, hostile = settings_tables(asked.pop("settings")), asked.pop("hostile")
+    tables = settings_tables(settings)
     there = {(run.kind, run.seed) for run in runs}
     wanted = [(kind, seed) for seed in seeds_of(seeds) for kind in kinds.split(",")]
     for kind, seed in [] if only_table else [each for each in wanted if each not in there]:
