@@ -93,7 +93,8 @@ def honest(runs: Sequence[Told]) -> list[str]:
     accused = sum((Counter(run.accused) for run in chosen), Counter[str]())
     return [
         f"{len(chosen)} runs without liars: {audited} audits, {sum(run.unable for run in chosen)} not possible; "
-        f"doubted claims {dict(verdicts)}; offences {dict(accused)}; {sum(run.suspended for run in chosen)} peers suspended; "
+        f"doubted claims {dict(verdicts)}; offences {dict(accused)}; "
+        f"{sum(run.suspended for run in chosen)} peers suspended; "
         f"share of the runs that expelled somebody {rate(expelled, len(chosen))}",
         *(f"seed {run.seed}: {'; '.join(run.broken)}" for run in chosen if run.broken),
     ]
