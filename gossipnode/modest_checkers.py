@@ -40,7 +40,8 @@ def _held_round(seen: Seen) -> int:
 def convicted(nodes: Iterable[Seen]) -> frozenset[Digest]:
     """Aggregates that each of them knows to be wrong."""
     protocols = [seen.node.protocol for seen in nodes]
-    found = [frozenset(each.auditor.judgement.wrong) for each in protocols if isinstance(each, Modest)]
+    judged = [each.auditor.judgement for each in protocols if isinstance(each, Modest)]
+    found = [frozenset(Digest(each.model) for each in judgement.wrong) for judgement in judged]
     return frozenset.intersection(*found) if found else frozenset()
 
 

@@ -147,7 +147,7 @@ class Judgement:
 
     expelled: dict[PeerId, str] = field(default_factory=dict)  # and why
     suspended: dict[PeerId, str] = field(default_factory=dict)  # by a panel, until the appeal
-    wrong: dict[Digest, Aggregate] = field(default_factory=dict)  # aggregates whose maker was expelled for them
+    wrong: list[Aggregate] = field(default_factory=list)  # aggregates whose maker was expelled for them
     contradicted: tuple[tuple[PeerId, Digest], ...] = ()  # auditors, and the claims on which they were
     undecided: tuple[Digest, ...] = field(default=(), compare=False)  # doubted models that may still be asked for
 
@@ -257,7 +257,7 @@ class Evidence:
 
     def _expel(self, case: Case, found: Judgement, now: Round) -> None:
         if case.made is None:
-            found.wrong[case.model] = case.aggregate
+            found.wrong.append(case.aggregate)
         if self._lasts(case.round, now):
             agree, contradict = case.counts
             found.expelled.setdefault(
