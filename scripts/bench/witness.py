@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from gossipnode.adversaries.lying import hash_bit
 from gossipnode.modest_checkers import head_of
 from gossipnode.net.virtual_time import run_deterministic
 from gossipnode.scenario import Setting, scenario_of
@@ -19,7 +20,8 @@ from gossipnode.simulated_log import logged
 from gossipnode.simulation import Outcome, Swarm
 from gossipnode.sweep import faults_of
 from protocols.claiming import claim_of, merged_of
-from protocols.messages import Aggregate
+from protocols.lineage import Place, before, place
+from protocols.messages import Aggregate, Input
 from protocols.modest import Modest
 from sampling.peers import PeerId
 from verify.claims import is_drawn
@@ -27,6 +29,7 @@ from verify.digest import Digest
 from verify.tally import Stage
 
 HONEST_CLAIMS = {"lying-auditor", "lazy-auditor", "garbage", "false-answer"}  # they lie elsewhere
+SECOND_HAND = {"stale", "copycat"}  # what they hand in is a lie if it was there before; else they have trained it
 
 
 class Liar(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,7 +64,7 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
 class Witness:
     """Call `look` now and then."""
 
-    aggregates: dict[Digest, Aggregate] = field(default_factory=dict)  # as they came to be believed
+    aggregates: dict[Place, Aggregate] = field(default_factory=dict)  # as they came to be believed
     shunned: dict[PeerId, int] = field(default_factory=dict)  # and since which round
     expelled: dict[PeerId, int] = field(default_factory=dict)  # by some honest node
     everywhere: dict[PeerId, int] = field(default_factory=dict)  # by all
@@ -70,9 +73,9 @@ class Witness:
         living = [member.node for member in swarm.members if member.honest and member.alive]
         for node in living:
             for aggregate in reversed(head_of(node).line()):
-                if aggregate.model in self.aggregates:
+                if place(aggregate) in self.aggregates:
                     break
-                self.aggregates[Digest(aggregate.model)] = aggregate
+                self.aggregates[place(aggregate)] = aggregate
         gone = [set(node.standing.expelled) for node in living]
         for peer in set[PeerId]().union(*gone):
             self.expelled.setdefault(peer, swarm.highest)
@@ -83,23 +86,33 @@ class Witness:
             if member.peer not in self.shunned and any(peers):
                 self.shunned[member.peer] = swarm.highest
 
-    def beacons(self) -> dict[Digest, list[Digest]]:
+    def beacons(self) -> dict[Place, list[Digest]]:
         """By the aggregate that they are the next of."""
-        found: dict[Digest, list[Digest]] = {}
+        found: dict[Place, list[Digest]] = {}
         for each in self.aggregates.values():
-            found.setdefault(Digest(each.parent), []).append(Digest(each.model))
+            found.setdefault(before(each), []).append(Digest(each.model))
         return found
 
-    def claims(self, peer: PeerId, *, merged: bool) -> list[tuple[Digest, Aggregate]]:
-        """Of its updates, or of its aggregates, the earliest round first."""
+    def lies(self, peer: PeerId, kind: str) -> list[tuple[Digest, Aggregate]]:
+        """Claims, each with the aggregate that it is in, the earliest round first."""
         found: dict[Digest, Aggregate] = {}
+        there = set[bytes]()
         for each in sorted(self.aggregates.values(), key=lambda each: each.round):
-            if merged and each.aggregators[:1] == (peer,):
-                found.setdefault(merged_of(each).statement, each)
-            for made in () if merged else each.inputs:
-                if made.trainer == peer:
-                    found.setdefault(claim_of(each.round, each.parent, made).statement, each)
+            if kind == "false-aggregate":
+                if each.aggregators[:1] == (peer,):
+                    found.setdefault(merged_of(each).statement, each)
+            elif kind not in HONEST_CLAIMS:
+                mine = [made for made in each.inputs if made.trainer == peer and _is_lie(kind, made, each, there)]
+                found.update({claim_of(each.round, each.parent, made).statement: each for made in mine})
+            there |= {each.model, *(made.model for made in each.inputs)}
         return list(found.items())
+
+
+def _is_lie(kind: str, made: Input, of: Aggregate, there: set[bytes]) -> bool:
+    """The equivocator's better half is told to every second aggregator."""
+    if kind == "equivocator":
+        return hash_bit(of.aggregators[0])
+    return kind not in SECOND_HAND or made.model in there
 
 
 def told(setting: Setting, kind: str) -> Told:
@@ -131,8 +144,7 @@ def told(setting: Setting, kind: str) -> Told:
 
 
 def _liar(peer: PeerId, kind: str, swarm: Swarm, witness: Witness) -> Liar:
-    merged = kind == "false-aggregate"
-    claims = [] if kind in HONEST_CLAIMS else witness.claims(peer, merged=merged)
+    claims = witness.lies(peer, kind)
     protocol = swarm.members[0].node.protocol
     assert isinstance(protocol, Modest)
     evidence, beacons = protocol.auditor.evidence, witness.beacons()
@@ -140,7 +152,7 @@ def _liar(peer: PeerId, kind: str, swarm: Swarm, witness: Witness) -> Liar:
     last = next((index for index, (claim, _) in enumerate(claims, start=1) if claim in guilty), None)
     told = claims[:last]
     fraction = evidence.audit.fraction
-    drawn = [any(is_drawn(each, claim, fraction) for each in beacons.get(Digest(of.model), ())) for claim, of in told]
+    drawn = [any(is_drawn(each, claim, fraction) for each in beacons.get(place(of), ())) for claim, of in told]
     return Liar(
         lies=len(told),
         drawn=sum(drawn),
