@@ -37,6 +37,14 @@ def _held_round(seen: Seen) -> int:
     return held.round if held is not None else -1
 
 
+def convicted(nodes: Iterable[Seen]) -> frozenset[Digest]:
+    """Aggregates that each of them knows to be wrong."""
+    protocols = [seen.node.protocol for seen in nodes]
+    judged = [each.auditor.judgement for each in protocols if isinstance(each, Modest)]
+    found = [frozenset(Digest(each.model) for each in judgement.wrong) for judgement in judged]
+    return frozenset.intersection(*found) if found else frozenset()
+
+
 class OneAggregateARound:
     """What honest nodes believe of one round is the same model, once the faults that may divide them have settled."""
 

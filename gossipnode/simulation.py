@@ -36,7 +36,7 @@ from gossipnode.learn.shard import Shard
 from gossipnode.learning_curve import Curve
 from gossipnode.members import MODELS_KEPT, Member, live
 from gossipnode.memoryblobs import MemoryBlobs
-from gossipnode.modest_checkers import modest_checkers
+from gossipnode.modest_checkers import convicted, modest_checkers
 from gossipnode.net.simulated import Conditions, Trace, simulate_network
 from gossipnode.net.virtual_time import run_deterministic
 from gossipnode.newrun import draft
@@ -301,6 +301,7 @@ class Swarm:
             names={member.peer: member.name for member in self._honest()},
             news=news,
             unaccounted_bytes=self.network.unaccounted(),
+            convicted=convicted(seen),
         )
         self._checks.look(world)
 

@@ -22,6 +22,7 @@ from protocols import limits
 from protocols.auditing import PREEMPTED, Auditing, CannotAudit
 from protocols.evidence import FORGED, UNKNOWN, Case, Doubt, Evidence, Judgement
 from protocols.head import Head, Parts
+from protocols.lineage import Place, place
 from protocols.messages import (
     Ack,
     AnyMessage,
@@ -90,7 +91,7 @@ class Auditor:
         self._patience = Patience(timing.round_floor_s, timing.round_ceiling_s, FIRST_AUDIT_S)
         self._one = trio.Lock()  # audit at a time
         self._attended: set[Digest] = set()  # cases with a task of ours
-        self._drawn: set[Digest] = set()  # aggregates whose audits were drawn
+        self._drawn: set[Place] = set()  # aggregates by which those before them were drawn
         self._vouchers: dict[Digest, set[PeerId]] = {}
         self._commitments: dict[tuple[Digest, PeerId], Digest] = {}
         self._struck: set[tuple[PeerId, Digest]] = set()  # auditors, for which contradicted votes
@@ -141,15 +142,15 @@ class Auditor:
     def _draw(self) -> None:
         line = self._head.line()
         for aggregate, successor in itertools.pairwise(line):
-            if successor.model in self._drawn or successor.round <= self._head.known.round - limits.CLAIM_ROUNDS:
+            if place(successor) in self._drawn or successor.round <= self._head.known.round - limits.CLAIM_ROUNDS:
                 continue
-            self._drawn.add(successor.model)
+            self._drawn.add(place(successor))
             if aggregate.round > 0:
                 for case in self.evidence.open(aggregate, successor):
                     if case.made is not None:
                         self._withheld.withhold(case.made.model, case.round)
                     self._attend(case)
-        self._drawn &= {each.model for each in line}
+        self._drawn &= {place(each) for each in line}
 
     def _audits(self, case: Case) -> bool:
         """Whether claims of this kind are, in this run."""

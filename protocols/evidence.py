@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from statistics import median_low
 from typing import Final
 
 from protocols import limits
@@ -19,12 +20,13 @@ from protocols.messages import Aggregate, Certificate, Input, Link, Twice
 from sampling.peers import PeerId, Round
 from verify.claims import NONCE_BYTES, Vote, auditors, is_drawn, projection_seed, sealed
 from verify.digest import DIGEST_BYTES, Digest
-from verify.lsh import SIGNATURE_BYTES, Signature, Tolerance, agrees
+from verify.lsh import BITS, NO_NORM, SIGNATURE_BYTES, Signature, Tolerance, agrees, distance
 from verify.tally import DECIDED, Stage, Verdict, reach, tally
 
 Doubt = str | None  # why not to believe it
 FORGED: Final = "a signature in it does not hold"
 UNKNOWN: Final = "of a history that we do not know"
+EDGE: Final = 3  # times: what is 24 bits apart under most seeds is 8 apart under 1 of 11,000 (binomial, of 256 bits)
 
 
 @dataclass(eq=False)
@@ -36,6 +38,7 @@ class Case:
     made: Input | None  # the trainer's part; None: the aggregate as a whole
     claim: Digest = field(init=False)
     votes: dict[PeerId, dict[bool, Vote]] = field(default_factory=dict)
+    _ranked: tuple[tuple[PeerId, ...], tuple[PeerId, ...]] | None = None  # auditors as they came, and in order
 
     def __post_init__(self) -> None:
         of = self.aggregate
@@ -62,6 +65,13 @@ class Case:
         if self.made is not None and shard_of(self.made.data) is not None:
             return [self.made.model]
         return [each.model for each in self.aggregate.inputs]
+
+    def order(self, candidates: Sequence[PeerId]) -> tuple[PeerId, ...]:
+        """All of them but the accused, in the order in which they are called: a hash each, so the last is kept."""
+        others = tuple(peer for peer in candidates if peer != self.accused)
+        if self._ranked is None or self._ranked[0] != others:
+            self._ranked = others, auditors(others, self.beacon.model, self.claim)
+        return self._ranked[1]
 
     def seen_by(self) -> list[PeerId]:
         """Auditors who have had the claimed bytes: the accused may be cut off by now, or keep them to itself."""
@@ -133,13 +143,21 @@ def _agree(case: Case, vote: Vote, audit: Audit) -> bool:
     return agrees(Signature.of(vote.own), Signature.of(vote.claimed), tolerance)
 
 
+def _apart(vote: Vote) -> tuple[int, int]:
+    """Bits, and steps of the norm; as far as can be if there was nothing to compare."""
+    if not vote.own or not vote.claimed:
+        return BITS, -NO_NORM
+    own, claimed = Signature.of(vote.own), Signature.of(vote.claimed)
+    return distance(own, claimed), abs(own.norm - claimed.norm)
+
+
 @dataclass(frozen=True)
 class Judgement:
     """What the evidence amounts to."""
 
     expelled: dict[PeerId, str] = field(default_factory=dict)  # and why
     suspended: dict[PeerId, str] = field(default_factory=dict)  # by a panel, until the appeal
-    wrong: dict[Digest, Aggregate] = field(default_factory=dict)  # aggregates whose maker was expelled for them
+    wrong: list[Aggregate] = field(default_factory=list)  # aggregates whose maker was expelled for them
     contradicted: tuple[tuple[PeerId, Digest], ...] = ()  # auditors, and the claims on which they were
     undecided: tuple[Digest, ...] = field(default=(), compare=False)  # doubted models that may still be asked for
 
@@ -217,8 +235,7 @@ class Evidence:
 
     def order(self, case: Case) -> tuple[PeerId, ...]:
         """All who could audit it, in the order in which they are called."""
-        others = (peer for peer in self._candidates() if peer != case.accused)
-        return auditors(others, case.beacon.model, case.claim)
+        return case.order(self._candidates())
 
     def bench(self, case: Case) -> tuple[PeerId, ...]:
         """Those of them who may vote."""
@@ -239,7 +256,9 @@ class Evidence:
                 found.expelled[peer] = f"claimed two results of round {twice.round}"
         for case in sorted(self.doubted(), key=lambda each: (each.round, each.claim)):
             verdict = self.verdict(case)
-            contradicted += [(peer, case.claim) for peer in verdict.contradicted if peer not in found.expelled]
+            mistaken = [peer for peer in verdict.contradicted if peer not in found.expelled]
+            if mistaken and self._plain(case, right=verdict.stage is not Stage.EXPELLED):
+                contradicted += [(peer, case.claim) for peer in mistaken]
             if verdict.stage not in DECIDED:
                 undecided.append(case.model)
             if verdict.stage is Stage.EXPELLED:
@@ -248,9 +267,21 @@ class Evidence:
                 found.suspended[case.accused] = f"{_of(case)}: the appeal is under way"
         return Judgement(found.expelled, found.suspended, found.wrong, tuple(contradicted), tuple(undecided))
 
+    def _plain(self, case: Case, *, right: bool) -> bool:
+        """Could no honest auditor have seen it otherwise than those who carried the decision? Near the tolerance each
+        one's seed decides, and a liar would aim there to ruin the honest. By the winners' middle: losers cannot move
+        it. Aggregates are compared bit for bit."""
+        if case.made is None:
+            return True
+        apart = [_apart(vote) for vote in case.all_votes() if vote.agrees == right]
+        bits, norms = median_low(bits for bits, _ in apart), median_low(norms for _, norms in apart)
+        if right:
+            return bits * EDGE <= self.audit.tolerance_bits and norms < self.audit.tolerance_norm
+        return bits >= self.audit.tolerance_bits * EDGE or norms > self.audit.tolerance_norm + 1
+
     def _expel(self, case: Case, found: Judgement, now: Round) -> None:
         if case.made is None:
-            found.wrong[case.model] = case.aggregate
+            found.wrong.append(case.aggregate)
         if self._lasts(case.round, now):
             agree, contradict = case.counts
             found.expelled.setdefault(

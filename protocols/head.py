@@ -29,7 +29,7 @@ from protocols.desk import Desk
 from protocols.exchange import ModelExchange, NotFetched
 from protocols.fitness import Fitness
 from protocols.learner import Learner, LearnerError, Unfit
-from protocols.lineage import line, tainted, theta0
+from protocols.lineage import Place, before, line, place, tainted, theta0
 from protocols.manifest import Manifest
 from protocols.membership import Membership
 from protocols.merging import CENTRED, settled
@@ -85,7 +85,7 @@ class Head:
         self._start = start
         self._past: deque[Aggregate] = deque(maxlen=REMEMBERED)  # what we believed before, the oldest first
         self._lost: dict[Digest, Aggregate] = {}  # known by name, but nobody could give us the bytes
-        self._tainted: set[Digest] = set()  # proved wrong, and what descends from them
+        self._tainted: set[Place] = set()  # proved wrong, and what descends from them
         self.fitness = Fitness(parts.learner)
         self._parts = parts
         self._on_held = held
@@ -146,8 +146,8 @@ class Head:
 
     def learn(self, aggregate: Aggregate) -> None:
         """Believe it."""
-        if aggregate.parent in self._tainted:
-            self._tainted.add(aggregate.model)
+        if before(aggregate) in self._tainted:
+            self._tainted.add(place(aggregate))
         if aggregate.round <= self.known.round or self._given_up(aggregate):
             return
         now = trio.current_time()
@@ -233,14 +233,14 @@ class Head:
         return await self._obtainable(aggregate) and await self.fitness.fit(aggregate.model)
 
     def _given_up(self, aggregate: Aggregate) -> bool:
-        doomed = aggregate.model in self._tainted or aggregate.parent in self._tainted
+        doomed = bool(self._tainted & {place(aggregate), before(aggregate)})
         return doomed or aggregate.model in self._lost or self.fitness.unfit(aggregate.model)
 
-    async def convict(self, wrong: Iterable[Digest]) -> None:
+    async def convict(self, wrong: Iterable[Aggregate]) -> None:
         """These were proved wrong: go back to the newest that we believed in and that comes of none of them."""
-        self._tainted |= tainted([*wrong, *self._tainted], [*self._past, self.known])
-        while (last := self.known).model in self._tainted:
-            first = min(each.round for each in self.line() if each.model in self._tainted)
+        self._tainted |= tainted([*map(place, wrong), *self._tainted], [*self._past, self.known])
+        while place(last := self.known) in self._tainted:
+            first = min(each.round for each in self.line() if place(each) in self._tainted)
             back = await self._newest_sound(first)
             if self.known == last:
                 await self._return(last, back, "comes of an aggregate that was proved wrong", rid=True)

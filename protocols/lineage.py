@@ -1,7 +1,8 @@
 """Which aggregates came of which: the line that leads to one, and all that descends from those proved wrong. Pure.
 
-Aggregates name their parent's model, so what a node remembers of them is a tree. Invariant: a line has no gaps; it
-begins where memory does.
+Aggregates name their parent's model, so what a node remembers of them is a tree. A model alone is no name: a liar, or
+trainers that all hand in what they were given, may make one again that was there before. Invariant: a line has no gaps,
+its rounds are one apart, so it ends; it begins where memory does.
 """
 
 from __future__ import annotations
@@ -13,25 +14,36 @@ from protocols.messages import Aggregate
 from sampling.peers import Round
 from verify.digest import Digest
 
+Place = tuple[int, bytes]  # round and model
+
 
 def theta0(manifest: Manifest) -> Aggregate:
     """Where every line begins."""
     return Aggregate(Round(0), Digest(bytes.fromhex(manifest.theta0)), b"", (), ())
 
 
+def place(aggregate: Aggregate) -> Place:
+    return aggregate.round, aggregate.model
+
+
+def before(aggregate: Aggregate) -> Place:
+    """Its parent's."""
+    return aggregate.round - 1, aggregate.parent
+
+
 def line(remembered: Iterable[Aggregate], last: Aggregate) -> list[Aggregate]:
     """From the oldest remembered ancestor of `last` to it."""
-    by_model = {Digest(each.model): each for each in remembered}
+    by_place = {place(each): each for each in remembered}
     found = [last]
-    while found[-1].round > 0 and (parent := by_model.get(Digest(found[-1].parent))) is not None:
+    while (parent := by_place.get(before(found[-1]))) is not None:
         found.append(parent)
     return found[::-1]
 
 
-def tainted(wrong: Iterable[Digest], aggregates: Iterable[Aggregate]) -> set[Digest]:
-    """Those models, and what descends from them."""
+def tainted(wrong: Iterable[Place], aggregates: Iterable[Aggregate]) -> set[Place]:
+    """Those, and what descends from them."""
     found = set(wrong)
     for aggregate in sorted(aggregates, key=lambda each: each.round):
-        if aggregate.parent in found:
-            found.add(aggregate.model)
+        if before(aggregate) in found:
+            found.add(place(aggregate))
     return found

@@ -81,7 +81,11 @@ class Modest:
         self._spread = Patience(timing.round_floor_s, timing.round_ceiling_s, FIRST_ROUND_S)
         self.head = Head(parts, start, hooks.held)
         self.head.turned = self._turn
-        self.withheld = Withheld(lambda: self.head.known.round, lambda: self._overdue)
+        self.withheld = Withheld(
+            lambda: self.head.known.round,
+            lambda: self._overdue,
+            lambda model: self.head.remembered(model) is not None,
+        )
         self.claims = OwnClaims(docket.claims, hooks.claimed)
         self.trainer = Trainer(parts, self.head, self._settling, self.withheld, self.claims)
         self.auditor = Auditor(parts, self.head, self.withheld, lambda: self.trainer.busy, self._judged)
@@ -201,7 +205,7 @@ class Modest:
     def _judged(self, judgement: Judgement) -> None:
         self._hooks.judged(judgement)
         if judgement.wrong:
-            self._nursery.start_soon(self.head.convict, list(judgement.wrong))
+            self._nursery.start_soon(self.head.convict, judgement.wrong)
 
     # -- what others tell and ask -------------------------------------------------------------------------------------
 

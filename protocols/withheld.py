@@ -2,7 +2,8 @@
 
 A lazy auditor has nothing to copy from then. An update is free once its round is so old that it is no longer audited,
 and when the run stands still: an aggregate that died with its makers is made again from what it was made of. Invariant:
-blobs that nobody claimed to have trained (aggregates, theta0) are anybody's.
+aggregates and theta0 are anybody's, also when a trainer hands one in as its own update, or an aggregator an update as
+the mean: the run would stand still for the lie of one.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ KEPT = 4096  # updates remembered: of the largest committee, the rounds that are
 
 
 class Withheld:
-    def __init__(self, now: Callable[[], Round], overdue: Callable[[], bool]) -> None:
+    def __init__(
+        self, now: Callable[[], Round], overdue: Callable[[], bool], is_aggregate: Callable[[Digest], bool]
+    ) -> None:
         """`overdue`: the run stands still."""
-        self._now, self._overdue = now, overdue
+        self._now, self._overdue, self._is_aggregate = now, overdue, is_aggregate
         self._granted: dict[Digest, tuple[Round, set[PeerId]]] = {}
 
     def withhold(self, model: Digest, round: Round) -> None:
@@ -37,4 +40,5 @@ class Withheld:
         if model not in self._granted:
             return True
         round, granted = self._granted[model]
-        return peer in granted or self._now() > round + limits.CLAIM_ROUNDS or self._overdue()
+        free = self._is_aggregate(model) or self._overdue()
+        return free or peer in granted or self._now() > round + limits.CLAIM_ROUNDS

@@ -202,6 +202,45 @@ def test_two_claims_are_proof_only_if_both_are_signed_and_differ() -> None:
     assert list(held.judgement(Round(2)).expelled) == [PEERS[1]]
 
 
+# -- near the tolerance ------------------------------------------------------------------------------------------------
+
+
+def apart(index: int, bits: int, norms: int = 0) -> Vote:
+    """A vote whose figures are so far apart; up to 8 bits and 2 steps agree."""
+    own, claimed = bytes(Signature(bytes(32), 0)), bytes(Signature(((1 << bits) - 1).to_bytes(32, "little"), norms))
+    unsigned = Vote(PEERS[index], case().claim, bits <= 8 and norms <= 2, own, claimed, bytes(16), b"")
+    return sign_vote(SIGNERS[index], RUN, unsigned)
+
+
+@pytest.mark.parametrize(
+    ("majority", "minority", "blamed"),
+    [
+        ((120, 0), (8, 0), True),  # who vouches for that has not looked
+        ((10, 0), (8, 0), False),  # the seeds of honest auditors decide that
+        ((10, 9), (8, 0), True),  # but the norm is the same under every seed
+        ((0, 0), (120, 0), True),
+        ((0, 1), (0, 3), True),
+        ((6, 0), (9, 0), False),
+        ((0, 2), (0, 3), False),
+    ],
+)
+def test_who_errs_where_honest_auditors_may_keeps_its_standing(
+    majority: tuple[int, int], minority: tuple[int, int], blamed: bool
+) -> None:
+    held = evidence()
+    order = [PEERS.index(peer) for peer in held.order(case())]
+    (mistaken, *others) = order[:7]
+    votes = (apart(mistaken, *minority), *(apart(index, *majority) for index in others))
+    assert held.certify(with_votes(*votes)) is None
+    assert held.verdict(case_of(held)).contradicted == (PEERS[mistaken],)
+    assert held.judgement(Round(2)).contradicted == (((PEERS[mistaken], case().claim),) if blamed else ())
+
+
+def case_of(held: Evidence) -> Case:
+    (found,) = held.cases.values()
+    return found
+
+
 # -- files ------------------------------------------------------------------------------------------------------------
 
 
