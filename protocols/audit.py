@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -321,16 +321,23 @@ class Auditor:
         self._told(peer, answer)
 
     def _told(self, sender: PeerId, message: EvidenceIs) -> None:
-        for twice in message.twice:
-            self._blame(sender, self.evidence.equivocated(twice))
-        for certificate in message.certificates:
-            if self._history(sender, certificate):
-                self._blame(sender, self.evidence.certify(certificate))
+        for doubt in self._doubts(sender, message):
+            self._blame(sender, doubt)
+            if doubt == FORGED:
+                break  # whoever forges one thing is not worth the checking of the rest
         for case in self.evidence.doubted():
             if self.evidence.undecided(case):
                 self._attend(case)
         self.judge()
         self._head.bell.ring()
+
+    def _doubts(self, sender: PeerId, message: EvidenceIs) -> Iterator[Doubt]:
+        """Of each thing that it tells, as it is added to what we hold."""
+        for twice in message.twice:
+            yield self.evidence.equivocated(twice)
+        for certificate in message.certificates:
+            if self._history(sender, certificate):
+                yield self.evidence.certify(certificate)
 
     def _history(self, sender: PeerId, certificate: Certificate) -> bool:
         """Is its beacon what the swarm drew by? By our own memory, or by what two tell us alike of what was before."""

@@ -210,10 +210,20 @@ class Evidence:
         if case.claim not in self.cases and (doubt := ill_drawn(case, self.run, self.audit)) is not None:
             self.refused += 1
             return doubt
-        doubts = [self.vote(case, vote) for vote in certificate.votes]
+        doubt = self._votes(case, certificate.votes)
         if case.doubted:
             self._kept(case)
-        return next((doubt for doubt in doubts if doubt is not None), None if case.doubted else "nobody doubts it")
+        return doubt or (None if case.doubted else "nobody doubts it")
+
+    def _votes(self, case: Case, votes: Sequence[Vote]) -> Doubt:
+        """The first doubt of them. None is looked at after a forged one: a flood of them must cost us little."""
+        first: Doubt = None
+        for vote in votes:
+            doubt = self.vote(case, vote)
+            first = first or doubt
+            if doubt == FORGED:
+                break
+        return first
 
     def equivocated(self, twice: Twice) -> Doubt:
         if not twice_holds(twice, self.run):

@@ -10,7 +10,8 @@ import difflib
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from gossipnode.adversaries import auditors, chain, lying, shirking, vectors
+from gossipnode.adversaries import auditors, chain, grinding, lying, shirking, vectors
+from gossipnode.adversaries.adaptive import adaptive
 from gossipnode.adversaries.bent import Gang
 from gossipnode.adversaries.long_range import long_range
 from gossipnode.adversaries.private_branch import private_branch
@@ -25,6 +26,7 @@ KINDS: Final[dict[str, Kind]] = {
     "noise": vectors.noise,
     "alie": vectors.alie,
     "inner-product": vectors.inner_product,
+    "adaptive": adaptive,
     "label-flip": shirking.label_flip,
     "wrong-shard": shirking.wrong_shard,
     "lazy": shirking.lazy,
@@ -38,6 +40,8 @@ KINDS: Final[dict[str, Kind]] = {
     "lying-auditor": auditors.lying_auditor,
     "lazy-auditor": auditors.lazy_auditor,
     "colluding-auditor": auditors.colluding_auditor,
+    "claim-grinder": grinding.claim_grinder,
+    "beacon-grinder": grinding.beacon_grinder,
     "withholding": chain.withholding,
     "late-reveal": chain.late_reveal,
     "double-sign": chain.double_sign,
@@ -50,6 +54,7 @@ ONLY: Final = {  # what makes sense in one protocol alone
     "modest": {
         *("copycat", "equivocator", "false-aggregate"),
         *("lying-auditor", "lazy-auditor", "colluding-auditor"),
+        *("adaptive", "claim-grinder", "beacon-grinder"),
     },
     "onebyte": {
         *("withholding", "late-reveal", "double-sign", "censor", "grinder"),
