@@ -185,11 +185,11 @@ def findings(found: Sequence[Found]) -> Findings:
 
 
 def all_measured(
-    rows: Sequence[Row], seeds: int, say: Callable[[str], None], task: str, nodes: int, trainings: int, asked: Tables
+    rows: Sequence[Row], seeds: range, say: Callable[[str], None], task: str, nodes: int, trainings: int, asked: Tables
 ) -> list[Found]:
     found = []
     for row in rows:
-        for seed in range(1, seeds + 1):
+        for seed in seeds:
             found.append(measured(row, task, nodes, trainings, seed, asked))
             say(line(found[-1]))
     return found
@@ -201,6 +201,7 @@ def all_measured(
 @click.option("--nodes", default=10, type=click.IntRange(2), help="of each swarm")
 @click.option("--trainings", default=40, type=click.IntRange(1), help="of each node, or rounds of FedAvg")
 @click.option("--seeds", default=1, type=click.IntRange(1), help="of each row")
+@click.option("--first-seed", default=1, type=click.IntRange(0), help="the others follow it")
 @click.option("--only", default="", help="rows whose name contains this")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="of the manifest, for all rows")
 @click.option("--json", "json_path", type=click.Path(path_type=Path, dir_okay=False), help="where to write the figures")
@@ -210,6 +211,7 @@ def main(
     nodes: int,
     trainings: int,
     seeds: int,
+    first_seed: int,
     only: str,
     settings: Sequence[str],
     json_path: Path | None,
@@ -218,7 +220,8 @@ def main(
     console, where = Console(width=200), environment()
     rows = [row for row in TABLES[table] if only in row.name]
     asked = settings_tables(settings)
-    found = all_measured(rows, seeds, lambda text: console.print(text, highlight=False), task, nodes, trainings, asked)
+    chosen, say = range(first_seed, first_seed + seeds), lambda text: console.print(text, highlight=False)
+    found = all_measured(rows, chosen, say, task, nodes, trainings, asked)
     tell(findings(found), where, console, json_path)
 
 
