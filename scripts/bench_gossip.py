@@ -57,6 +57,7 @@ class Found:
     mb_minute_models: float = 0.0  # of these, models that were pulled
     virtual_s: float = 0.0
     wall_s: float = 0.0
+    curve: Sequence[tuple[float, float]] = ()  # MB that all have sent, accuracy; if a target is asked for
     classes: Sequence[float] = ()  # recall of each class, mean over the nodes, if asked for
 
 
@@ -93,7 +94,7 @@ TABLES: Mapping[str, Sequence[Row]] = {
     "init": (
         Row("alone, different", {"gossip": {"init": "different"}}, kind="alone"),
         *(Row(f"{rule}, different", different(rule)) for rule in RULES),
-        *(Row(f"{rule}, different, beta .5", different(rule, beta=0.5)) for rule in RULES),
+        *(Row(f"{rule}, one half own, different", different(rule, beta=0.5)) for rule in RULES),
         *(Row(f"{rule}, common", common(rule)) for rule in RULES),
         Row("FedAvg, ten a round", {"modest": {"trainers": 10}}, kind="fedavg"),
     ),
@@ -157,7 +158,8 @@ def gossiped(row: Row, scenario: Scenario, target: float) -> Found:
 
 
 def found_of(row: Row, scenario: Scenario, report: SimulationReport, mine: Collection[float], target: float) -> Found:
-    enough = [point.wire_bytes for point in report.curve if (point.accuracy or 0.0) >= target]
+    curve = [(point.wire_bytes / 1e6, point.accuracy or 0.0) for point in report.curve]
+    enough = [mb for mb, accuracy in curve if accuracy >= target]
     return Found(
         name=row.name,
         nodes=scenario.nodes,
@@ -165,7 +167,8 @@ def found_of(row: Row, scenario: Scenario, report: SimulationReport, mine: Colle
         accuracy=fmean(mine),
         worst=min(mine),
         mb=report.bytes.wire_total / 1e6,
-        mb_to_target=enough[0] / 1e6 if target and enough else None,
+        mb_to_target=enough[0] if target and enough else None,
+        curve=curve,
         virtual_s=report.virtual_s,
     )
 
