@@ -7,8 +7,8 @@ alone, on the same shards with the same number of trainings. Accuracy is the mea
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -24,7 +24,7 @@ from gossipnode.learn.config import LearnerConfig
 from gossipnode.learn.shard import Shard
 from gossipnode.net.virtual_time import run_deterministic
 from gossipnode.newrun import draft, merged, settings_tables
-from gossipnode.simulation import Scenario, Swarm, signer_of
+from gossipnode.simulation import Scenario, SimulationReport, Swarm, signer_of
 
 Tables = Mapping[str, Any]
 CLASSES = 10
@@ -39,7 +39,8 @@ class Row:
     nodes: int | None = None
     partition: str = "iid"
     slowdowns: tuple[float, ...] = (1.0,)
-    per_class: bool = False
+    until_s: float = 0.0  # virtual seconds: all train until then, instead of so often, and classes are told apart
+    batch_s: float = 0.002  # virtual seconds of a step of SGD; by default trainings are quick, and nodes rest
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +50,35 @@ class Found:
     seed: int
     accuracy: float  # mean over the nodes
     worst: float  # of one node
-    mb: float  # sent by all
-    kb_node_minute: float
+    mb: float = 0.0  # sent by all
+    mb_to_target: float | None = None  # sent by all when the accuracy asked for was there
+    mb_start: float = 0.0  # that a node sent beside models before everybody had trained once
+    mb_minute: float = 0.0  # that a node sends in a minute, start and end left out
+    mb_minute_models: float = 0.0  # of these, models that were pulled
+    virtual_s: float = 0.0
+    wall_s: float = 0.0
+    curve: Sequence[tuple[float, float]] = ()  # MB that all have sent, accuracy; if a target is asked for
+    classes: Sequence[float] = ()  # recall of each class, mean over the nodes, if asked for
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """See Found."""
+
+    mb_start: float
+    mb_minute: float
+    mb_minute_models: float
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """The swarm at one moment."""
+
     virtual_s: float
-    wall_s: float
-    classes: list[float]  # recall of each class, mean over the nodes, if asked for
+    wire: int  # bytes sent
+    models: int  # bytes, of these
+    least: int  # trainings of a node
+    most: int
 
 
 def different(rule: str, **gossip: object) -> Tables:
@@ -69,12 +94,12 @@ TABLES: Mapping[str, Sequence[Row]] = {
     "init": (
         Row("alone, different", {"gossip": {"init": "different"}}, kind="alone"),
         *(Row(f"{rule}, different", different(rule)) for rule in RULES),
-        *(Row(f"{rule}, different, beta .5", different(rule, beta=0.5)) for rule in RULES),
+        *(Row(f"{rule}, one half own, different", different(rule, beta=0.5)) for rule in RULES),
         *(Row(f"{rule}, common", common(rule)) for rule in RULES),
-        Row("FedAvg", kind="fedavg"),
+        Row("FedAvg, ten a round", {"modest": {"trainers": 10}}, kind="fedavg"),
     ),
     "speeds": tuple(
-        Row(weighting, common("corrected", weighting=weighting), "gossip", None, "labels", (4.0, 2.0, 1.0), True)
+        Row(weighting, common("corrected", weighting=weighting), "gossip", None, "labels", (4.0, 2.0, 1.0), 120.0)
         for weighting in ("samples", "fedfix")
     ),
     "labels": (
@@ -86,74 +111,110 @@ TABLES: Mapping[str, Sequence[Row]] = {
             for rule in RULES
         ),
         Row("geometric-median, common", common("geometric-median"), partition="labels"),
-        Row("FedAvg", kind="fedavg", partition="labels"),
+        Row("FedAvg, ten a round", {"modest": {"trainers": 10}}, kind="fedavg", partition="labels"),
     ),
+    "long": (Row("corrected, different, 8 s a training", different("corrected"), batch_s=1.0),),
     "bytes": tuple(Row(f"{n} nodes", nodes=n) for n in (10, 50, 200)),
 }
 
 
-def measured(row: Row, task: str, nodes: int, trainings: int, seed: int, asked: Tables) -> Found:
-    nodes = row.nodes or nodes
+def measured(row: Row, task: str, nodes: int, trainings: int, seed: int, asked: Tables, target: float) -> Found:
+    nodes, began = row.nodes or nodes, time.monotonic()
     tables = merged(
         {"task": task, "protocol": "gossip", "rounds": trainings, "seed": seed, "start_peers": nodes}, row.tables, asked
     )
-    began, rate = time.monotonic(), 0.0
-    if row.kind == "fedavg":
-        tables = merged(tables, {"protocol": "fedavg", "modest": {"trainers": min(10, nodes)}})
-        report = run_baseline(Scenario(nodes, seed, tables, row.partition, curve=False)).report
-        mine, mb, virtual_s = list(report.accuracy.per_node.values()), report.bytes.wire_total / 1e6, report.virtual_s
-        classes: list[float] = []
-    elif row.kind == "alone":
-        mine, mb, virtual_s, classes = alone(tables, row.partition, nodes, trainings, seed), 0.0, 0.0, []
-    else:
-        scenario = Scenario(
-            nodes, seed, tables, row.partition, slowdowns=row.slowdowns, curve=False, limit_s=trainings * 60.0
-        )
-        marks: list[tuple[float, int]] = []
-        swarm = Swarm(scenario, lambda tick: marks.append((tick.virtual_s, swarm.wire_bytes())))
-        report, _ = run_deterministic(swarm.run, seed=seed)
-        for finding in report.broken:
-            raise click.ClickException(f"{row.name}: {finding}")
-        mine, mb, virtual_s = list(report.accuracy.per_node.values()), report.bytes.wire_total / 1e6, report.virtual_s
-        classes = recalls(swarm) if row.per_class else []
-        rate = steady(marks, nodes)
+    scenario = Scenario(
+        nodes,
+        seed,
+        tables if row.kind != "fedavg" else merged(tables, {"protocol": "fedavg"}),
+        row.partition,
+        slowdowns=row.slowdowns,
+        curve=target > 0,
+        limit_s=row.until_s or trainings * 60.0,
+        batch_s=row.batch_s,
+    )
+    found = {"fedavg": central, "alone": alone, "gossip": gossiped}[row.kind](row, scenario, target)
+    return replace(found, wall_s=time.monotonic() - began)
+
+
+def central(row: Row, scenario: Scenario, target: float) -> Found:
+    report = run_baseline(scenario, evaluate_every=1).report
+    return found_of(row, scenario, report, report.accuracy.per_node.values(), target)
+
+
+def gossiped(row: Row, scenario: Scenario, target: float) -> Found:
+    marks: list[Mark] = []
+    if row.until_s:
+        scenario = replace(scenario, tables=merged(scenario.tables, {"rounds": 0}))
+    swarm = Swarm(scenario, lambda tick: marks.append(mark(swarm, tick.virtual_s)))
+    report, _ = run_deterministic(swarm.run, seed=scenario.seed)
+    for finding in report.broken:
+        raise click.ClickException(f"{row.name}: {finding}")
+    recalls = recalls_of(swarm) if row.until_s else []
+    mine = [fmean(each) for each in recalls] or list(report.accuracy.per_node.values())
+    found = found_of(row, scenario, report, mine, target)
+    classes = [fmean(each) for each in zip(*recalls, strict=True)]
+    return replace(found, classes=classes, **asdict(traffic(marks, scenario.nodes)))
+
+
+def found_of(row: Row, scenario: Scenario, report: SimulationReport, mine: Collection[float], target: float) -> Found:
+    curve = [(point.wire_bytes / 1e6, point.accuracy or 0.0) for point in report.curve]
+    enough = [mb for mb, accuracy in curve if accuracy >= target]
     return Found(
         name=row.name,
-        nodes=nodes,
-        seed=seed,
+        nodes=scenario.nodes,
+        seed=scenario.seed,
         accuracy=fmean(mine),
         worst=min(mine),
-        mb=mb,
-        kb_node_minute=rate,
-        virtual_s=virtual_s,
-        wall_s=time.monotonic() - began,
-        classes=classes,
+        mb=report.bytes.wire_total / 1e6,
+        mb_to_target=enough[0] if target and enough else None,
+        curve=curve,
+        virtual_s=report.virtual_s,
     )
 
 
-def steady(marks: Sequence[tuple[float, int]], nodes: int) -> float:
-    """kB that a node sends in a minute, start-up and end left out: of the middle half."""
-    (from_s, before), (to_s, after) = marks[len(marks) // 4], marks[3 * len(marks) // 4]
-    return (after - before) / 1000 / nodes / (to_s - from_s) * 60
+# -- bytes ------------------------------------------------------------------------------------------------------------
+def mark(swarm: Swarm, now_s: float) -> Mark:
+    traffic = [life.transport.traffic() for member in swarm.members for life in member.lives]
+    ages = [member.node.protocol.round for member in swarm.members]
+    models = sum(each.blob_sent for each in traffic)
+    return Mark(now_s, swarm.wire_bytes(), models, min(ages), max(ages))
 
 
-def alone(tables: Tables, partition: str, nodes: int, trainings: int, seed: int) -> list[float]:
-    """Of some nodes that never hear of each other."""
-    swarm = InlineSwarm(LearnerConfig.of(draft(tables, signer_of(seed, 0).peer)))
+def traffic(marks: Sequence[Mark], nodes: int) -> Rates:
+    """Steady: after everybody has trained a quarter of what the quickest does, and before the first has done it all."""
+    most = marks[-1].most
+    steady = [each for each in marks if each.least >= most / 4 and each.most < most] or [marks[0], marks[-1]]
+    first, last = steady[0], steady[-1]
+    minutes = max(last.virtual_s - first.virtual_s, 1.0) / 60 * nodes * 1e6
+    began = next((each for each in marks if each.least > 0), marks[-1])
+    return Rates(
+        mb_start=(began.wire - began.models) / 1e6 / nodes,
+        mb_minute=(last.wire - first.wire) / minutes,
+        mb_minute_models=(last.models - first.models) / minutes,
+    )
+
+
+# -- what they have learned -------------------------------------------------------------------------------------------
+def alone(row: Row, scenario: Scenario, target: float) -> Found:
+    """Some nodes that never hear of each other."""
+    nodes, seed = scenario.nodes, scenario.seed
+    manifest = draft(scenario.tables, signer_of(seed, 0).peer)
+    swarm = InlineSwarm(LearnerConfig.of(manifest))
     found = []
     for index in range(0, nodes, max(1, nodes // ALONE)):
-        data = swarm.engine.data(Shard(index=index, count=nodes, partition=partition, seed=seed))
+        data = swarm.engine.data(Shard(index=index, count=nodes, partition=row.partition, seed=seed))
         model = swarm.engine.initial(seed + index)
-        for training in range(trainings):
+        for training in range(manifest.rounds):
             model = swarm.engine.train(model, data, seed=1000 * index + training).blob
         found.append(swarm.engine.evaluate(model, data)["accuracy"])
-    return found
+    return Found(name=row.name, nodes=nodes, seed=seed, accuracy=fmean(found), worst=min(found))
 
 
 @torch.no_grad()
-def recalls(swarm: Swarm) -> list[float]:
-    """Of each class, the mean over the nodes' models."""
-    engine, right = swarm.compute.engine, [0.0] * CLASSES
+def recalls_of(swarm: Swarm) -> list[list[float]]:
+    """Of each node's model, of each class."""
+    engine, found = swarm.compute.engine, []
     for member in swarm.members:
         model = member.node.protocol.model
         assert model is not None
@@ -162,17 +223,33 @@ def recalls(swarm: Swarm) -> list[float]:
         data = engine.data(Shard(index=member.index, count=len(swarm.members), seed=swarm.scenario.seed))
         engine.evaluate(blob, data)
         labels = data.test[1]
-        for label in range(len(right)):
-            batch = tuple(tensor[labels == label] for tensor in data.test)
-            right[label] += engine.task.metrics(engine.flat.model, batch)["accuracy"]
-    return [each / len(swarm.members) for each in right]
+        batches = [tuple(tensor[labels == label] for tensor in data.test) for label in range(CLASSES)]
+        found.append([engine.task.metrics(engine.flat.model, batch)["accuracy"] for batch in batches])
+    return found
+
+
+def where(row: Row, task: str, nodes: int, seed: int) -> str:
+    """Which part of each class lies on the nodes of each speed."""
+    tables = {"task": task, "protocol": "gossip", "seed": seed}
+    engine = InlineSwarm(LearnerConfig.of(draft(tables, signer_of(seed, 0).peer))).engine
+    held = {slowdown: torch.zeros(CLASSES) for slowdown in row.slowdowns}
+    for index in range(nodes):
+        data = engine.data(Shard(index=index, count=nodes, partition=row.partition, seed=seed))
+        held[row.slowdowns[index % len(row.slowdowns)]] += torch.bincount(data.pool[1][data.rows], minlength=CLASSES)
+    whole = sum(held.values(), torch.zeros(CLASSES))
+    parts = {slowdown: "  ".join(f"{part:.2f}" for part in each / whole) for slowdown, each in held.items()}
+    return "\n".join(
+        f"{f'of each class, on nodes slowed {slowdown:g} times':100}{text}" for slowdown, text in parts.items()
+    )
 
 
 def line(found: Found) -> str:
     classes = "  ".join(f"{each:.2f}" for each in found.classes)
+    to = "" if found.mb_to_target is None else f", {found.mb_to_target:.1f} to the target"
     return (
         f"{found.name:32} {found.nodes:4} nodes  accuracy {found.accuracy:.4f}, worst {found.worst:.4f}"
-        f"  {found.mb:8.1f} MB, {found.kb_node_minute:8.0f} kB a node and minute  {found.wall_s:.0f} s  {classes}"
+        f"  {found.mb:8.1f} MB{to}; a node {found.mb_start:.2f} to begin, {found.mb_minute:.2f} a minute"
+        f" ({found.mb_minute_models:.2f} models)  {found.wall_s:.0f} s  {classes}"
     )
 
 
@@ -185,12 +262,21 @@ def findings(found: Sequence[Found]) -> Findings:
 
 
 def all_measured(
-    rows: Sequence[Row], seeds: int, say: Callable[[str], None], task: str, nodes: int, trainings: int, asked: Tables
+    rows: Sequence[Row],
+    seeds: range,
+    say: Callable[[str], None],
+    task: str,
+    nodes: int,
+    trainings: int,
+    asked: Tables,
+    target: float,
 ) -> list[Found]:
     found = []
     for row in rows:
-        for seed in range(1, seeds + 1):
-            found.append(measured(row, task, nodes, trainings, seed, asked))
+        for seed in seeds:
+            if row.until_s and row is rows[0]:
+                say(where(row, task, nodes, seed))
+            found.append(measured(row, task, nodes, trainings, seed, asked, target))
             say(line(found[-1]))
     return found
 
@@ -201,7 +287,9 @@ def all_measured(
 @click.option("--nodes", default=10, type=click.IntRange(2), help="of each swarm")
 @click.option("--trainings", default=40, type=click.IntRange(1), help="of each node, or rounds of FedAvg")
 @click.option("--seeds", default=1, type=click.IntRange(1), help="of each row")
+@click.option("--first-seed", default=1, type=click.IntRange(0), help="the others follow it")
 @click.option("--only", default="", help="rows whose name contains this")
+@click.option("--target", default=0.0, type=click.FloatRange(0, 1), help="accuracy: what it costs to get there")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="of the manifest, for all rows")
 @click.option("--json", "json_path", type=click.Path(path_type=Path, dir_okay=False), help="where to write the figures")
 def main(
@@ -210,16 +298,19 @@ def main(
     nodes: int,
     trainings: int,
     seeds: int,
+    first_seed: int,
     only: str,
+    target: float,
     settings: Sequence[str],
     json_path: Path | None,
 ) -> None:
     """Measure one TABLE of docs/gossip.md."""
-    console, where = Console(width=200), environment()
+    console, machine = Console(width=240), environment()
     rows = [row for row in TABLES[table] if only in row.name]
     asked = settings_tables(settings)
-    found = all_measured(rows, seeds, lambda text: console.print(text, highlight=False), task, nodes, trainings, asked)
-    tell(findings(found), where, console, json_path)
+    chosen, say = range(first_seed, first_seed + seeds), lambda text: console.print(text, highlight=False)
+    found = all_measured(rows, chosen, say, task, nodes, trainings, asked, target)
+    tell(findings(found), machine, console, json_path)
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ AWAY = 10.0  # usual turns, and AWAY_S more, without one: we were stopped, or ou
 AWAY_S = 10.0
 CATCH_UP_S = 30.0  # most that a look at the others takes
 LOOKS = 3  # pulls of one look
+BEHIND = 5  # trainings: who is less behind than that mends it by merging, and keeps what it began with
 SAVE_S = 5.0  # between two checkpoints
 SEED_BYTES = 8  # of an initial model's seed, of which the lowest 62 bits are used
 
@@ -128,13 +129,12 @@ class Trainer:
         began_s = trio.current_time()
         trained = await self._train()
         if trained is not None:
-            await self._rest(began_s, trained)
-            await self._turn(trained)
+            await self._turn(began_s, trained)
 
     async def _follow(self) -> None:
         """Without data: have what the others have."""
         self.phase = "idle"
-        if ahead := await self._catch_up():
+        if ahead := await self._catch_up(behind=1):
             self.age = median_age(came.offer.age for came in ahead)
             assert self.model is not None
             self._hooks.merged(Merged(self.age, self.model, self.model, [came.origin for came in ahead]))
@@ -194,7 +194,8 @@ class Trainer:
         self.phase = "idle"
         await trio.sleep_until(began_s + max(self._rules.every_s, trained.seconds) * self._slowdown)
 
-    async def _turn(self, trained: Trained) -> None:
+    async def _turn(self, began_s: float, trained: Trained) -> None:
+        """Offered at once, and merged after the rest: what others have is fresher then, and ours for them."""
         away = self._was_away()
         if not away:
             self.turn_s = trio.current_time() - self._turned_at
@@ -203,6 +204,7 @@ class Trainer:
         self.newest = Offer(trained.model, self.age, max(1, trained.samples), self._turn_ms(), tuple(self._parents))
         self._keep()
         self._inbox.bell.ring()
+        await self._rest(began_s, trained)
         if away:
             await self._catch_up()
         await self._merge()
@@ -314,13 +316,13 @@ class Trainer:
         """By our own clock alone: nobody's word."""
         return trio.current_time() - self._turned_at > AWAY * self.turn_s + AWAY_S
 
-    async def _catch_up(self) -> list[Came]:
-        """Pull first; where most of what came is older than our own model, go on from that instead. What that was."""
+    async def _catch_up(self, behind: int = BEHIND) -> list[Came]:
+        """Pull first; where most of what came is so far ahead of our own model, go on from that. What that was."""
         looks = self._puller.looks
         with trio.move_on_after(CATCH_UP_S):
             await self._inbox.bell.until(lambda: self._inbox.full or self._puller.looks >= looks + LOOKS)
         came = await self._fit(None)
-        if not came or median_age(each.offer.age for each in came) <= self.age:
+        if not came or median_age(each.offer.age for each in came) < self.age + behind:
             return []
         models = [each.offer.model for each in came]
         counts = weights.of_others([each.offer for each in came], self._samples, self._rules, self.turn_s)

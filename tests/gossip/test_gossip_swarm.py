@@ -9,7 +9,7 @@ from typing import Any
 import trio
 from trio.testing import MockClock
 
-from protocols.gossip.trainer import CATCH_UP_S
+from protocols.gossip.trainer import BEHIND, CATCH_UP_S
 from protocols.merging import Merging
 from protocols.messages import Held
 from sampling.peers import Role, Round
@@ -103,6 +103,26 @@ async def test_first_models_may_differ(make_swarm: MakeSwarm, autojump_clock: Mo
         lasts = [member.learner.parents[-1] for member in swarm.members]
         assert len(set(firsts)) > 1
         assert max(lasts) - min(lasts) < max(firsts) - min(firsts)  # and find each other
+
+
+async def test_what_is_merged_is_as_fresh_as_ones_own(make_swarm: MakeSwarm, autojump_clock: MockClock) -> None:
+    """Offered before the rest and merged after it: each turn then builds on all that the last one has learned."""
+    async with make_swarm(start_peers=4, gossip={"every_s": 5.0, "inline_bytes": 0}) as swarm:
+        await swarm.start(4)
+        await swarm.until_finished()
+        for member in swarm.members:
+            assert await member.learner.value(member.gossip.model) > 8.5  # ten, if nothing waited
+
+
+async def test_who_is_hardly_behind_keeps_what_it_began_with(make_swarm: MakeSwarm, autojump_clock: MockClock) -> None:
+    async with make_swarm(rounds=40, gossip={"init": "different", "every_s": 2.0}) as swarm:
+        await swarm.start(2)
+        await swarm.until(lambda: min(member.age for member in swarm.members) >= 2)
+        (late,) = await swarm.start()
+        assert max(member.age for member in swarm.members) < BEHIND
+        await swarm.until(lambda: late.age == 3)
+        assert late.gossip.trainer.counts.caught_up == 0
+        assert late.gossip.trainer.counts.merges > 0
 
 
 async def test_a_killed_node_comes_back_with_its_age_and_goes_on_from_the_others(
