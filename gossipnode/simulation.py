@@ -245,7 +245,9 @@ class Swarm:
             self._branches = Branches(rules, self._signed.run)
             self._few_void = FewVoid(self._branches, rules, self.scenario.void_share)
             return [*chain_checkers(self._branches, rules, within_s), self._few_void]
-        return gossip_checkers(within_s) if manifest.protocol == "gossip" else modest_checkers(within_s)
+        if manifest.protocol == "gossip":
+            return gossip_checkers(within_s, self.compute.engine.check)
+        return modest_checkers(within_s)
 
     def _learnt(self, member: Member, made: Finished) -> None:
         if not member.honest:
