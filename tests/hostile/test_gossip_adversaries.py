@@ -42,3 +42,12 @@ def test_a_rule_that_stands_two_liars_holds_where_the_default_does_not() -> None
     trusting = played(*liars, nodes=8, **tables).report.accuracy.mean
     robust = played(*liars, nodes=8, **tables, merging={"byzantine": 2}).report.accuracy.mean
     assert robust > trusting + 0.1
+
+
+@pytest.mark.parametrize("kind", ["sign-flip", "label-flip"])
+def test_audits_expel_a_liar_and_nobody_else(kind: str) -> None:
+    report = played(kind, rounds=14, audit={"fraction": 1.0}).report
+    assert [each.kind for each in report.caught] == [kind]
+    assert report.caught[0].evidence
+    assert set(report.expelled) == set(report.adversaries)
+    assert report.falsely_expelled == report.missed == []
