@@ -28,11 +28,13 @@ from gossipnode.snapshot import snapshot
 from gossipnode.status.report import NodeStatus, Status, StoreStatus
 from gossipnode.trainings import Finished
 from protocols.chain.messages import Entry
+from protocols.manifest import Manifest
 from protocols.onebyte.journal import signed_in
 from protocols.signatures import Signer
 from sampling.peers import PeerId
 
 MODELS_KEPT = 24  # blobs of memory a simulated node has: two committees' models and the pinned ones
+MERGES_KEPT = 7  # in gossip: what came and is merged, what the last models were made of, and what is audited
 GOODBYE_S = 5.0  # in which a node that leaves must have said so, as the daemon has it
 
 
@@ -111,6 +113,10 @@ class Member:
     def statuses(self) -> list[Status]:
         """One for each life."""
         return [snapshot(life.node, NodeStatus(peer=self.peer), StoreStatus()) for life in self.lives]
+
+
+def models_kept(manifest: Manifest) -> int:
+    return MODELS_KEPT + (MERGES_KEPT * (manifest.gossip.neighbours + 1) if manifest.protocol == "gossip" else 0)
 
 
 Learnt = Callable[[Member, Finished], None]

@@ -34,7 +34,7 @@ from gossipnode.learn.config import LearnerConfig
 from gossipnode.learn.names import task_source
 from gossipnode.learn.shard import Shard
 from gossipnode.learning_curve import Curve
-from gossipnode.members import MODELS_KEPT, Member, live
+from gossipnode.members import Member, live, models_kept
 from gossipnode.memoryblobs import MemoryBlobs
 from gossipnode.modest_checkers import convicted, modest_checkers
 from gossipnode.net.simulated import Conditions, Trace, simulate_network
@@ -187,7 +187,7 @@ class Swarm:
 
     def _machine(self, index: int, bootstrap: Sequence[str]) -> Member:
         run = self._run(index, bootstrap)
-        blobs = MemoryBlobs(MODELS_KEPT * run.manifest.model_bytes)
+        blobs = MemoryBlobs(models_kept(run.manifest) * run.manifest.model_bytes)
         kind = self._kind(index)
         conduct = HONEST if kind is None else KINDS[kind](self._gangs[kind])
         learner = self._learner(conduct.config(self._config(index)), blobs)
@@ -245,7 +245,9 @@ class Swarm:
             self._branches = Branches(rules, self._signed.run)
             self._few_void = FewVoid(self._branches, rules, self.scenario.void_share)
             return [*chain_checkers(self._branches, rules, within_s), self._few_void]
-        return gossip_checkers(within_s) if manifest.protocol == "gossip" else modest_checkers(within_s)
+        if manifest.protocol == "gossip":
+            return gossip_checkers(within_s, self.compute.engine.check)
+        return modest_checkers(within_s)
 
     def _learnt(self, member: Member, made: Finished) -> None:
         if not member.honest:

@@ -93,7 +93,8 @@ def make(
         case "modest":
             return Made(_modest(parts, ears, held, docket, evaluate_every))
         case "gossip":
-            return Made(_gossip(parts, ears, held, trains=trains, evaluate_every=evaluate_every, slowdown=slowdown))
+            at = _gossip(parts, ears, held, docket, trains=trains, evaluate_every=evaluate_every, slowdown=slowdown)
+            return Made(at)
     training = _onebyte(parts, learner, signer, log, ears=ears, trains=trains, evaluate_every=evaluate_every)
     return Made(training, [partial(have_theta0, parts)])
 
@@ -126,7 +127,14 @@ def finished_of(known: Aggregate) -> Finished:
 
 
 def _gossip(
-    parts: Parts, ears: Ears, held: Aggregate | None, *, trains: bool, evaluate_every: int, slowdown: float
+    parts: Parts,
+    ears: Ears,
+    held: Aggregate | None,
+    docket: Docket,
+    *,
+    trains: bool,
+    evaluate_every: int,
+    slowdown: float,
 ) -> Gossip:
     def merged(made: Merged) -> None:
         ears.learnt(Finished(made.age, [parts.desk.me, *made.others], [parts.desk.me], made.model, made.parent))
@@ -136,7 +144,17 @@ def _gossip(
             await have_theta0(parts)
 
     hooks = GossipHooks(began=ears.began, save=ears.save, merged=merged, evaluated=ears.evaluated)
-    return Gossip(parts, held, hooks, begin=begin, trains=trains, evaluate_every=evaluate_every, slowdown=slowdown)
+    return Gossip(
+        parts,
+        held,
+        hooks,
+        docket=docket,
+        judged=ears.judged,
+        begin=begin,
+        trains=trains,
+        evaluate_every=evaluate_every,
+        slowdown=slowdown,
+    )
 
 
 # -- one byte ---------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from typing import Any, TypeVar, cast
 import trio
 
 from protocols import limits, wire
-from protocols.gossip.messages import AskNewest
+from protocols.gossip.messages import AskNewest, AskWork
 from protocols.messages import (
     GOSSIP,
     Aggregated,
@@ -53,6 +53,7 @@ ACTING = (
     AskEvidence,
     AskNewest,
     AskSnapshot,
+    AskWork,
     Committed,
     Compare,
     Exchange,

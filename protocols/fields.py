@@ -8,6 +8,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from protocols import limits
+from protocols.signatures import SIGNATURE_BYTES
 from sampling.peers import PeerId, Round
 from verify.digest import DIGEST_BYTES, Digest
 
@@ -17,6 +18,8 @@ Version = Annotated[int, Meta(ge=0, le=2**62)]
 Bucket = Annotated[int, Meta(ge=0, lt=limits.BUCKETS)]
 Run = Annotated[bytes, Meta(max_length=DIGEST_BYTES)]
 Peer = Annotated[PeerId, Meta(max_length=limits.PEER_CHARS)]
+Data = Annotated[bytes, Meta(max_length=limits.DATA_BYTES)]  # what a claim says it was trained on
+Signature = Annotated[bytes, Meta(max_length=SIGNATURE_BYTES)]
 Peers = Annotated[tuple[Peer, ...], Meta(max_length=limits.COMMITTEE)]
 
 

@@ -12,10 +12,9 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from protocols import limits
-from protocols.fields import Bucket, Bytes32, Message, Peer, Peers, RoundNumber, Run, Version
-from protocols.gossip.messages import AskNewest, NewestIs, NewModel
+from protocols.fields import Bucket, Bytes32, Data, Message, Peer, Peers, RoundNumber, Run, Signature, Version
+from protocols.gossip.messages import AskNewest, AskWork, Doubted, NewestIs, NewModel, WorkIs
 from protocols.onebyte.messages import AskChain, AskSnapshot, ChainIs, NewBlock, NewChange, NewEntry, SnapshotIs
-from protocols.signatures import SIGNATURE_BYTES
 from sampling.view import Delta, Registration
 from verify.claims import Vote
 from verify.digest import DIGEST_BYTES
@@ -114,10 +113,6 @@ class Registered(Message, frozen=True, tag=10):
 
 
 # -- MoDeST rounds ----------------------------------------------------------------------------------------------------
-
-
-Data = Annotated[bytes, Meta(max_length=limits.DATA_BYTES)]  # what a claim says it was trained on
-Signature = Annotated[bytes, Meta(max_length=SIGNATURE_BYTES)]
 
 
 class Input(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -357,6 +352,9 @@ AnyMessage = (
     | NewModel
     | AskNewest
     | NewestIs
+    | AskWork
+    | WorkIs
+    | Doubted
     | AskAnswer
     | AnswerIs
 )
@@ -370,4 +368,5 @@ GOSSIP = (
     NewBlock,
     NewChange,
     NewModel,
+    Doubted,
 )  # what may be published; everything else is asked or answered

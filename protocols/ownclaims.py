@@ -34,6 +34,7 @@ class Docket(Struct, frozen=True, array_like=True):
     certificates: tuple[Certificate, ...] = ()
     twice: tuple[Twice, ...] = ()
     candidates: tuple[PeerId, ...] = ()  # who could have audited, if there are certificates
+    gossip: bytes = b""  # what gossip learning has claimed and found, in its own words
 
 
 class OwnClaims:

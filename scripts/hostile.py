@@ -91,7 +91,7 @@ def table(rows: Sequence[Row]) -> list[str]:
 
 
 @click.command(context_settings={"show_default": True})
-@click.option("--protocol", default="onebyte", type=click.Choice(["modest", "onebyte"]))
+@click.option("--protocol", default="onebyte", type=click.Choice(["modest", "onebyte", "gossip"]))
 @click.option("--nodes", default=16, type=click.IntRange(3))
 @click.option("--hostile", default=5, type=click.IntRange(1), help="of the nodes")
 @click.option("--kinds", default="", help="comma-separated; all that the protocol has, if not given")

@@ -22,7 +22,7 @@ from protocols.chain.draws import HashChain, drawn, first_beacon, genesis, next_
 from protocols.chain.messages import Block, Changes, Entry, Head, Here, Join, Leave, Signed, TwoEntries, TwoHeads, Vote
 from protocols.chain.rules import Rules
 from protocols.chain.state import initial
-from protocols.gossip.messages import AskNewest, NewestIs, NewModel, Offer
+from protocols.gossip.messages import AskNewest, AskWork, Doubted, NewestIs, NewModel, Offer, Part, Work, WorkIs
 from protocols.manifest import Manifest, canonical, run_id, validated
 from protocols.messages import (
     Ack,
@@ -111,7 +111,8 @@ JOIN, LEAVE = Join(7, MODELS[0], PEERS[0], bytes(64)), Leave(2**40, PEERS[0], by
 HERE = Here(0, PEERS[0], bytes(64))
 BLOCK = Block(HEAD, Changes((JOIN,), (LEAVE,), (HERE,), (TwoEntries(ENTRY, ENTRY), TwoHeads(HEAD, HEAD))))
 
-OFFER = Offer(MODELS[0], Round(7), 120, 1500, (MODELS[1], MODELS[2]))
+OFFER = Offer(MODELS[0], Round(7), 120, 1500, MODELS[1], b"s3/8 iid 7", bytes(64))
+WORK = Work((Part(PEERS[0], OFFER, 120), Part(PEERS[1], Offer(MODELS[2], Round(6), 1, 0), 2**53)))
 
 MESSAGES: dict[str, AnyMessage] = {
     "hello": Hello(RUN, Round(9)),
@@ -145,6 +146,9 @@ MESSAGES: dict[str, AnyMessage] = {
     "new model by name": NewModel(OFFER),
     "ask newest": AskNewest(),
     "newest is": NewestIs(OFFER),
+    "ask work": AskWork(MODELS[0]),
+    "work is": WorkIs(WORK),
+    "doubted": Doubted(PEERS[0], OFFER, WORK),
     "head is": HeadIs(THETA0),
     "new entry": NewEntry.of(ENTRY),
     "new block": NewBlock.of(BLOCK),

@@ -35,6 +35,7 @@ class OffenceKind(enum.StrEnum):
         "false-vote"  # an auditor's word that a decision of others contradicts, or another than it committed to
     )
     SUSPECT_UPDATE = "suspect-update"  # far worse than the others of its round, on our own data
+    FALSE_CLAIM = "false-claim"  # our own replay of the work that it has signed gives another model
     PROTOCOL = "protocol"  # a well-formed message that has no place here
 
 
@@ -61,6 +62,8 @@ WEIGHTS: Final[Mapping[OffenceKind, int]] = {
     OffenceKind.BAD_SIGNATURE: 4,
     # Bad memory makes an honest auditor wrong once; a liar is wrong each time that it is called.
     OffenceKind.FALSE_VOTE: 6,
+    # Our memory, theirs, or hardware beyond the tolerance may do it once.
+    OffenceKind.FALSE_CLAIM: 6,
     # Needs two signatures of the peer's own; no accident of the network makes them. Once is enough, if provable.
     OffenceKind.EQUIVOCATION: QUARANTINE_STRIKES,
 }

@@ -50,16 +50,14 @@ KINDS: Final[dict[str, Kind]] = {
     "private-branch": private_branch,
     "long-range": long_range,
 }
-ONLY: Final = {  # what makes sense in one protocol alone
-    "modest": {
-        *("copycat", "equivocator", "false-aggregate"),
-        *("lying-auditor", "lazy-auditor", "colluding-auditor"),
-        *("adaptive", "claim-grinder", "beacon-grinder"),
-    },
-    "onebyte": {
-        *("withholding", "late-reveal", "double-sign", "censor", "grinder"),
-        *("private-branch", "long-range"),
-    },
+ROUNDS: Final = ("modest",)
+CHAIN: Final = ("onebyte",)
+ONLY: Final[dict[str, tuple[str, ...]]] = {  # protocols in which a kind makes sense, if not in all
+    **dict.fromkeys(("copycat", "equivocator", "false-aggregate"), ROUNDS),
+    **dict.fromkeys(("lying-auditor", "lazy-auditor", "colluding-auditor"), ROUNDS),
+    **dict.fromkeys(("adaptive", "claim-grinder", "beacon-grinder"), ROUNDS),
+    **dict.fromkeys(("withholding", "late-reveal", "double-sign", "censor", "grinder"), CHAIN),
+    **dict.fromkeys(("private-branch", "long-range"), CHAIN),
 }
 
 
@@ -74,8 +72,7 @@ def kind_of(name: str, source: str) -> Kind:
 
 def kinds_for(protocol: str) -> list[str]:
     """Those that make sense in it."""
-    others = {kind for other, kinds in ONLY.items() if other != protocol for kind in kinds}
-    return [kind for kind in KINDS if kind not in others]
+    return [kind for kind in KINDS if protocol in ONLY.get(kind, (protocol,))]
 
 
 def cast_of(asked: Sequence[str], nodes: int, protocol: str) -> tuple[str, ...]:

@@ -14,11 +14,14 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 import trio
 
 from protocols import wire
+from protocols.gossip.audit import Auditor, Judged
+from protocols.gossip.claims import Making, Memory
 from protocols.gossip.inbox import Came, Inbox
-from protocols.gossip.messages import AskNewest, NewestIs, NewModel, Offer
+from protocols.gossip.messages import AskNewest, AskWork, Doubted, NewestIs, NewModel, Offer, WorkIs
 from protocols.gossip.neighbours import Heard, Neighbours
 from protocols.gossip.puller import Puller
 from protocols.gossip.trainer import Counts, Hooks, Trainer
@@ -33,6 +36,7 @@ from verify.standing import OffenceKind
 STILL_HERE_S: Final = 10.0  # between two announcements of the same model
 INLINE_S: Final = 10.0  # a model rides in its announcement if each node may still announce so often
 LOOK_S: Final = 0.25  # at who is here before the first training
+_MEMORY: Final = msgspec.msgpack.Decoder(Memory)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,8 @@ class Gossip:
         checkpoint: Aggregate | None,
         hooks: Hooks,
         *,
+        docket: Docket,
+        judged: Judged,
         begin: Callable[[], Awaitable[None]],
         trains: bool = True,
         slowdown: float = 1.0,
@@ -66,13 +72,18 @@ class Gossip:
         self._parts, self._rules, self._begin = parts, rules, begin
         self.neighbours = Neighbours(digest_of(parts.desk.me.encode()))
         self.inbox = Inbox(rules.neighbours, parts.rng)
-        self.puller = Puller(parts, self.neighbours, self.inbox)
+        before = _MEMORY.decode(docket.gossip) if docket.gossip else Memory()
+        self.making = Making(parts.desk.me, parts.signer, parts.membership.run_id, parts.data, before)
+        self.auditor = Auditor(parts, before, judged)
+        self.puller = Puller(parts, self.neighbours, self.inbox, self.auditor)
         self.trainer = Trainer(
             parts,
             self.neighbours,
             self.inbox,
             self.puller,
             hooks,
+            self.making,
+            self.auditor,
             checkpoint=checkpoint,
             trains=trains,
             slowdown=slowdown,
@@ -83,12 +94,16 @@ class Gossip:
         """Until cancelled. A finished node goes on serving its last model."""
         desk = self._parts.desk
         desk.on(AskNewest, self._on_ask_newest)
+        desk.on(AskWork, self._on_ask_work)
         desk.on_gossip(NewModel, self._on_model)
+        desk.on_gossip(Doubted, self.auditor.on_doubted)
+        self.auditor.judge()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._announce)
             await self._begin()
             await self._enough_peers()
             nursery.start_soon(self.puller.run)
+            nursery.start_soon(self.auditor.run)
             nursery.start_soon(self.trainer.run)
 
     async def leave(self) -> None:
@@ -142,13 +157,14 @@ class Gossip:
     async def _on_model(self, origin: PeerId, message: NewModel) -> None:
         if origin == self._parts.desk.me:
             return
-        if message.blob and not self._is_sound(origin, message):
+        if message.blob and not (self._is_sound(origin, message) and self.auditor.holds(origin, message.offer)):
             return
         named_s = self._interval_s(len(wire.encode(NewModel(message.offer))))
         self.neighbours.hear(origin, message.offer, trio.current_time(), named_s)
         if message.blob and not self.puller.stopped:
             self.puller.remember(origin, message.offer.model)
             self.inbox.tell(Came(origin, message.offer, message.blob))
+            self.auditor.came(origin, message.offer, message.blob)
 
     def _is_sound(self, origin: PeerId, message: NewModel) -> bool:
         """What rides inside is what its name says, and may ride there."""
@@ -167,6 +183,10 @@ class Gossip:
     async def _on_ask_newest(self, sender: PeerId, question: AskNewest) -> AnyMessage:
         newest = self.trainer.newest
         return Refused("nothing trained yet") if newest is None else NewestIs(newest)
+
+    async def _on_ask_work(self, sender: PeerId, question: AskWork) -> AnyMessage:
+        work = self.making.of(question.model)
+        return Refused("not of the last models here") if work is None else WorkIs(work)
 
     # -- what the node is shown ---------------------------------------------------------------------------------------
 
@@ -208,12 +228,11 @@ class Gossip:
 
     @property
     def docket(self) -> Docket:
-        """Nothing is claimed."""
-        return Docket()
+        return Docket(gossip=msgspec.msgpack.encode(Memory(self.making.newest, self.making.work, self.auditor.out)))
 
     @property
     def audits(self) -> AuditFigures | None:
-        return None
+        return self.auditor.figures if self.auditor.on else None
 
     def may_fetch(self, peer: PeerId, model: Digest) -> bool:
         return True

@@ -16,6 +16,7 @@ import trio
 from protocols.blobs import StoreFull
 from protocols.desk import Declined, Desk
 from protocols.exchange import ModelExchange, NotFetched
+from protocols.gossip.audit import Auditor
 from protocols.gossip.inbox import Came, Inbox
 from protocols.gossip.messages import AskNewest, NewestIs, Offer
 from protocols.gossip.neighbours import Neighbours
@@ -37,11 +38,11 @@ REMEMBERED = 1024  # origins whose last model is known: it is not fetched twice
 
 
 class Puller:
-    def __init__(self, parts: Parts, neighbours: Neighbours, inbox: Inbox) -> None:
+    def __init__(self, parts: Parts, neighbours: Neighbours, inbox: Inbox, auditor: Auditor) -> None:
         self.looks = 0  # pulls that are over, and times that nobody was there to be asked
         self.pulled = 0  # models brought
         self.stopped = False  # nothing will be merged any more
-        self._neighbours, self._inbox = neighbours, inbox
+        self._neighbours, self._inbox, self._auditor = neighbours, inbox, auditor
         self._parts = parts
         self._desk: Desk = parts.desk
         self._exchange: ModelExchange = parts.exchange
@@ -108,7 +109,7 @@ class Puller:
         try:
             offer = (await self._desk.ask(peer, AskNewest(), NewestIs, ASK_S)).offer
             self._neighbours.hear(peer, offer, trio.current_time())
-            if offer.model == self._last.get(peer):
+            if offer.model == self._last.get(peer) or not self._auditor.holds(peer, offer):
                 return False
             self._pause(manifest.model_bytes / manifest.gossip.pull_bytes_s)
             await self._exchange.obtain(offer.model, [peer])
@@ -132,6 +133,7 @@ class Puller:
         self.remember(peer, offer.model)
         self.pulled += 1
         self._inbox.put(Came(peer, offer))
+        self._auditor.came(peer, offer)
         self._exchange.keep(OWNER, self._inbox.stored)
 
     def remember(self, peer: PeerId, model: Digest) -> None:

@@ -16,8 +16,9 @@ import trio
 from protocols.blobs import StoreFull
 from protocols.collection import absurd
 from protocols.gossip import weights
+from protocols.gossip.audit import Auditor
+from protocols.gossip.claims import Making, first_model
 from protocols.gossip.inbox import Came, Inbox
-from protocols.gossip.messages import Offer
 from protocols.gossip.neighbours import Neighbours, median_age
 from protocols.gossip.puller import OWNER as PULLED
 from protocols.gossip.puller import Puller
@@ -27,7 +28,7 @@ from protocols.merging import CENTRED, settled
 from protocols.messages import Aggregate
 from protocols.training import Phase
 from sampling.peers import PeerId, Round
-from verify.digest import Digest, digest_of, short
+from verify.digest import Digest, short
 from verify.standing import OffenceKind
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,6 @@ CATCH_UP_S = 30.0  # most that a look at the others takes
 LOOKS = 3  # pulls of one look
 BEHIND = 5  # trainings: who is less behind than that mends it by merging, and keeps what it began with
 SAVE_S = 5.0  # between two checkpoints
-SEED_BYTES = 8  # of an initial model's seed, of which the lowest 62 bits are used
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +86,8 @@ class Trainer:
         inbox: Inbox,
         puller: Puller,
         hooks: Hooks,
+        making: Making,
+        auditor: Auditor,
         *,
         checkpoint: Aggregate | None,
         trains: bool,
@@ -93,9 +95,9 @@ class Trainer:
         evaluate_every: int,
     ) -> None:
         self.age = Round(checkpoint.round) if checkpoint else Round(0)
-        self.model: Digest | None = Digest(checkpoint.model) if checkpoint else None
+        self.model: Digest | None = Digest(checkpoint.model) if checkpoint and making.known else None
         self.checkpoint = checkpoint
-        self.newest: Offer | None = None  # what others may have of us; its blob is in the store
+        self.newest = making.newest if making.newest and making.newest.model in parts.blobs else None  # others may have
         self.over = False
         self.phase: Phase = "waiting"
         self.failure: str | None = None
@@ -103,9 +105,9 @@ class Trainer:
         self._parts, self._rules = parts, parts.manifest.gossip
         self._merging = settled(parts.manifest.merging, "gossip")
         self._neighbours, self._inbox, self._puller, self._hooks = neighbours, inbox, puller, hooks
+        self._making, self._auditor = making, auditor
         self._parts.exchange.keep("checkpoint", [Digest(checkpoint.model)] if checkpoint else [])
         self._trains, self._slowdown, self._evaluate_every = trains, slowdown, evaluate_every
-        self._parents: list[Digest] = []
         self._fallback: Digest | None = None  # our own model before the last merge
         self._samples = 1
         self._turned_at = trio.current_time()  # when we last trained
@@ -113,6 +115,7 @@ class Trainer:
         self._merged_at = trio.current_time()
         self._saved_at = trio.current_time()
         self._evaluated = -1
+        self._keep()
 
     async def run(self) -> None:
         """Until the last training is done, then returns."""
@@ -127,6 +130,7 @@ class Trainer:
 
     async def _train_once(self) -> None:
         began_s = trio.current_time()
+        await self._auditor.work()
         trained = await self._train()
         if trained is not None:
             await self._turn(began_s, trained)
@@ -150,9 +154,9 @@ class Trainer:
     async def _initial(self) -> Digest:
         while True:
             try:
-                if self._rules.init == "common":
-                    return Digest(bytes.fromhex(self._parts.manifest.theta0))  # seen to before we run
-                return await self._parts.learner.initial(own_seed(self._parts.manifest.seed, self._parts.desk.me))
+                first = await first_model(self._parts, self._parts.desk.me)
+                self._making.began()
+                return first
             except (LearnerError, StoreFull) as error:
                 self._failed(error)
             await trio.sleep(AGAIN_S)
@@ -161,8 +165,8 @@ class Trainer:
         assert self.model is not None
         self.phase = "training"
         try:
-            seed = self._parts.rng.getrandbits(63)
-            trained = await self._parts.learner.train(self.model, Round(self.age + 1), seed=seed)
+            age = Round(self.age + 1)
+            trained = await self._parts.learner.train(self.model, age, seed=self._making.seed(age))
         except Unfit as error:
             await self._retreat(error)
         except (LearnerError, StoreFull) as error:
@@ -178,6 +182,7 @@ class Trainer:
         log.warning("training %d: %s cannot be trained from: %s", self.age + 1, short(self.model or b""), error)
         if self._fallback is not None and self._fallback != self.model:
             self.model = self._fallback
+            self._making.alone()
             return
         before, self.model = self.model, await self._initial()
         self._fallback = None
@@ -201,7 +206,8 @@ class Trainer:
             self.turn_s = trio.current_time() - self._turned_at
         self._turned_at = trio.current_time()
         self.age, self.model, self._samples = Round(self.age + 1), trained.model, trained.samples
-        self.newest = Offer(trained.model, self.age, max(1, trained.samples), self._turn_ms(), tuple(self._parents))
+        self.newest = self._making.trained(trained, self.age, self._turn_ms())
+        self._auditor.trained()
         self._keep()
         self._inbox.bell.ring()
         await self._rest(began_s, trained)
@@ -223,9 +229,6 @@ class Trainer:
     async def _finish(self) -> None:
         """What others still ask for is served; nothing moves here any more."""
         self._puller.stopped = True
-        if self.newest is None:  # after a restart
-            assert self.model is not None
-            self.newest = Offer(self.model, self.age, self._samples, self._turn_ms())
         await self.save()
         while self._evaluated != self.age:
             await self._evaluate()
@@ -240,7 +243,7 @@ class Trainer:
         """What has come, and our own; if anything came."""
         assert self.model is not None
         own = self.model
-        self._fallback, self._parents = own, [own]
+        self._fallback = own
         others: list[Came] = []
         if len(self._inbox) >= max(1, 2 * self._merging.byzantine):
             window_s, self._merged_at = trio.current_time() - self._merged_at, trio.current_time()
@@ -250,6 +253,10 @@ class Trainer:
             counts = weights.with_own(self._rules.beta, self._samples, counts)
             if not await self._made([own, *(offer.model for offer in offers)], counts):
                 others = []
+            elif others:
+                me, ours = self._parts.desk.me, self._making.newest
+                assert ours is not None
+                self._making.merged([me, *(came.origin for came in others)], [ours, *offers], counts)
         self._hooks.merged(Merged(self.age, self.model, own, [came.origin for came in others]))
 
     async def _made(self, models: Sequence[Digest], counts: Sequence[int]) -> bool:
@@ -263,7 +270,6 @@ class Trainer:
         except (Unfit, LearnerError, StoreFull) as error:
             log.warning("training %d: not merged: %s", self.age, error)
             return False
-        self._parents = list(models)
         self.counts.merges += 1
         self.counts.models += len(models) - 1
         self._keep()
@@ -276,7 +282,7 @@ class Trainer:
         self._parts.exchange.keep(PULLED, self._inbox.stored)
         largest: dict[PeerId, float] = {}
         for each in came:
-            if (value := await self._largest(each)) is not None:
+            if self._auditor.trusts(each.origin) and (value := await self._largest(each)) is not None:
                 largest[each.origin] = value
         if own is not None and (value := await self._own_largest(own)) is not None:
             largest[self._parts.desk.me] = value
@@ -324,11 +330,11 @@ class Trainer:
         came = await self._fit(None)
         if not came or median_age(each.offer.age for each in came) < self.age + behind:
             return []
-        models = [each.offer.model for each in came]
-        counts = weights.of_others([each.offer for each in came], self._samples, self._rules, self.turn_s)
-        if len(models) == 1 or not await self._made(models, counts):
-            self.model = models[0]
-        self._parents = models
+        makers, offers = [each.origin for each in came], [each.offer for each in came]
+        counts = weights.of_others(offers, self._samples, self._rules, self.turn_s)
+        if len(offers) == 1 or not await self._made([offer.model for offer in offers], counts):
+            self.model, makers, offers, counts = offers[0].model, makers[:1], offers[:1], [1]
+        self._making.merged(makers, offers, counts)
         self.counts.caught_up += 1
         age = median_age(each.offer.age for each in came)
         log.info("went on from the models of %d others, after about %d trainings of theirs", len(came), age)
@@ -340,7 +346,8 @@ class Trainer:
 
     def _keep(self) -> None:
         digests = {self.model, self._fallback, self.newest.model if self.newest else None} - {None}
-        self._parts.exchange.keep("gossip", [digest for digest in digests if digest is not None])
+        digests |= set(self._making.models())
+        self._parts.exchange.keep("gossip", sorted(digest for digest in digests if digest is not None))
 
     async def save(self) -> None:
         """The checkpoint is what a crash does not take: kept in the store together with the one before it."""
@@ -358,8 +365,3 @@ class Trainer:
             self._evaluated = self.age
         except (LearnerError, Unfit) as error:
             self._failed(error)
-
-
-def own_seed(seed: int, peer: PeerId) -> int:
-    """Of a node's own first model, where the manifest wants them different."""
-    return int.from_bytes(digest_of(f"{seed}/{peer}".encode())[:SEED_BYTES], "little") >> 2

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pytest
 import trio
 
@@ -22,11 +23,13 @@ from gossipnode.recordlog import MemoryLog
 from protocols.gossip.conversation import Gossip
 from protocols.gossip.rules import Rules
 from protocols.learner import Evaluation, LearnerError, Trained, Unfit
-from protocols.manifest import Manifest, run_id
+from protocols.manifest import Audit, Manifest, run_id
 from protocols.merging import Merging
 from protocols.signatures import Signer
 from sampling.peers import PeerId, Role, Round
 from verify.digest import Digest, digest_of
+from verify.lsh import Signature
+from verify.simhash import signature as signature_of
 from verify.standing import OffenceKind
 
 MODEL = struct.Struct("<dq")
@@ -64,6 +67,13 @@ class ToyLearner:
         self.parents.append(value)
         value = value + 1 if self.hands_in is None else self.hands_in
         return Trained(await self._put(value), self.samples, 1, 0.5, self.train_s)
+
+    async def replay(self, parent: Digest, round: Round, *, seed: int, shard: str) -> Trained:
+        return Trained(await self._put(await self.value(parent) + 1), 10, 1, 0.5, 0.0)
+
+    async def signature(self, model: Digest, parent: Digest | None, seed: bytes) -> Signature:
+        before = 0.0 if parent is None else await self.value(parent)
+        return signature_of(np.full(64, await self.value(model) - before, dtype=np.float32), seed)
 
     async def _put(self, value: float) -> Digest:
         self._stamp += 1
@@ -115,6 +125,7 @@ class Member:
 class Swarm:
     def __init__(self, network: SimulatedNetwork, nursery: trio.Nursery, tables: dict[str, Any]) -> None:
         self.network, self._nursery = network, nursery
+        self.shard = tables.pop("shard", "0/8 iid 0")  # "": all have data of their own
         self.members: list[Member] = []
         self.liars: set[PeerId] = set()
         self.checks = Checks(gossip_checkers(progress_s=120.0))
@@ -125,6 +136,7 @@ class Swarm:
             "theta0": digest_of(MODEL.pack(0.0, 0)).hex(),
             "author": signer_of(0).peer,
             "merging": Merging(rule="mean"),
+            "audit": Audit(fraction=0.0),
         }
         self.manifest = Manifest(
             name="toy", protocol="gossip", task="digits", gossip=Rules(**rules), **settings | tables
@@ -182,7 +194,14 @@ class Swarm:
             saved.append(state)
 
         run = Run(
-            run_id(self.manifest), self.manifest, b"signed", roles, bootstrap, evaluate_every=0, slowdown=slowdown
+            run_id(self.manifest),
+            self.manifest,
+            b"signed",
+            roles,
+            bootstrap,
+            evaluate_every=0,
+            slowdown=slowdown,
+            shard=self.shard,
         )
         with trio.CancelScope() as scope:
             built: list[Node] = []

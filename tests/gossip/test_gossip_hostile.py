@@ -42,12 +42,12 @@ async def announced(swarm: Swarm, liar: Member, *messages: NewModel) -> None:
         (NewModel(msgspec.structs.replace(TRUE, age=Round(2**60))), OffenceKind.MALFORMED_FRAME),
         (NewModel(msgspec.structs.replace(TRUE, samples=-1)), OffenceKind.MALFORMED_FRAME),
         (NewModel(msgspec.structs.replace(TRUE, train_ms=2**50)), OffenceKind.MALFORMED_FRAME),
-        (NewModel(msgspec.structs.replace(TRUE, parents=(TRUE.model,) * 40)), OffenceKind.MALFORMED_FRAME),
+        (NewModel(msgspec.structs.replace(TRUE, work=bytes(40))), OffenceKind.MALFORMED_FRAME),
         (NewModel(TRUE, BLOB[:-1] + b"x"), OffenceKind.WRONG_DIGEST),
         (NewModel(TRUE, BLOB[:-1]), OffenceKind.UNFIT_MODEL),
         (NewModel(TRUE, BLOB + b"x"), OffenceKind.OVERSIZE),
     ],
-    ids=["age", "samples", "pace", "parents", "digest", "short", "long"],
+    ids=["age", "samples", "pace", "work", "digest", "short", "long"],
 )
 async def test_a_lie_in_an_announcement_is_an_offence(
     make_swarm: MakeSwarm, autojump_clock: MockClock, message: NewModel, kind: OffenceKind
@@ -76,7 +76,7 @@ async def test_an_announcement_that_names_what_is_not_there_costs_a_question(
 async def test_a_model_that_is_not_finite_or_absurd_is_merged_by_nobody(
     make_swarm: MakeSwarm, autojump_clock: MockClock, value: float, inline: int
 ) -> None:
-    async with make_swarm(rounds=8, start_peers=4, gossip={"inline_bytes": inline}) as swarm:
+    async with make_swarm(rounds=20, start_peers=4, gossip={"inline_bytes": inline}) as swarm:
         *honest, liar = [*await swarm.start(3), *await swarm.start(hands_in=value)]
         swarm.liars.add(liar.peer)
         await swarm.until(lambda: all(member.gossip.finished for member in honest))

@@ -7,11 +7,11 @@ from collections import Counter
 
 import pytest
 
+from protocols.gossip.claims import own_seed
 from protocols.gossip.inbox import Came, Inbox
 from protocols.gossip.messages import Offer
 from protocols.gossip.neighbours import FRESH_MOST_S, FRESH_S, KEPT, Neighbours
 from protocols.gossip.rules import Rules
-from protocols.gossip.trainer import own_seed
 from protocols.gossip.weights import of_others, with_own
 from protocols.manifest import BadManifest, validated
 from protocols.signatures import Signer

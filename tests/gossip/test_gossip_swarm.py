@@ -28,7 +28,7 @@ async def test_everybody_trains_as_often_as_asked_and_merges_what_others_have(
         for member in members:
             counts = member.gossip.trainer.counts
             assert member.age == 10
-            assert counts.merges >= 3
+            assert counts.merges >= 2
             assert member.gossip.puller.pulled > 0
             assert member.saved[-1].held.round == 10
             assert member.saved[-1].held.model == member.gossip.model

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from gossipnode.adversaries.kinds import ONLY
+from gossipnode.adversaries.kinds import CHAIN, ONLY
 from gossipnode.events import Event, Join
 from gossipnode.scenario import Setting, scenario_of
 from gossipnode.simulation import Outcome, simulate
@@ -26,7 +26,7 @@ def played(kind: str, *, hostile: int = 2, steps: int = STEPS, events: Sequence[
     return simulate(dataclasses.replace(scenario_of(setting), events=events))
 
 
-@pytest.mark.parametrize("kind", sorted(ONLY["onebyte"]))
+@pytest.mark.parametrize("kind", sorted(kind for kind, where in ONLY.items() if where == CHAIN))
 def test_the_honest_end_on_one_history(kind: str) -> None:
     outcome = played(kind)
     report = outcome.report
