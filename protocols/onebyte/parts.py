@@ -27,6 +27,7 @@ class Parts:
     signer: Signer
     log: Log
     rng: random.Random
+    data: bytes = b""  # the shard that we probe on, as our Join has it; empty: others cannot make it
 
 
 def _unheard(*what: object) -> None:
