@@ -14,7 +14,17 @@ from msgspec import Meta, Struct
 from protocols import limits
 from protocols.fields import Bucket, Bytes32, Message, Peer, Peers, RoundNumber, Run, Version
 from protocols.gossip.messages import AskNewest, NewestIs, NewModel
-from protocols.onebyte.messages import AskChain, AskSnapshot, ChainIs, NewBlock, NewChange, NewEntry, SnapshotIs
+from protocols.onebyte.messages import (
+    AskChain,
+    AskSnapshot,
+    AskVotes,
+    ChainIs,
+    NewBlock,
+    NewChange,
+    NewEntry,
+    SnapshotIs,
+    VotesAre,
+)
 from protocols.signatures import SIGNATURE_BYTES
 from sampling.view import Delta, Registration
 from verify.claims import Vote
@@ -354,6 +364,8 @@ AnyMessage = (
     | ChainIs
     | AskSnapshot
     | SnapshotIs
+    | AskVotes
+    | VotesAre
     | NewModel
     | AskNewest
     | NewestIs
