@@ -16,8 +16,12 @@ PROBES: Final = 16  # for each so many bytes one may be apart; with more they ar
 
 def differ(own: bytes, claimed: bytes) -> bool:
     """Both of one length, each byte a signed number."""
-    apart = sum(abs(_signed(one) - _signed(other)) > STEPS for one, other in zip(own, claimed, strict=True))
-    return apart > len(own) // PROBES
+    return apart(own, claimed) > len(own) // PROBES
+
+
+def apart(own: bytes, claimed: bytes) -> int:
+    """Bytes that are."""
+    return sum(abs(_signed(one) - _signed(other)) > STEPS for one, other in zip(own, claimed, strict=True))
 
 
 def _signed(byte: int) -> int:

@@ -15,6 +15,7 @@ from typing import Final
 
 import trio
 
+from protocols import limits
 from protocols.chain.evidence import culprit
 from protocols.chain.forks import Node
 from protocols.chain.messages import WrongBytes
@@ -140,6 +141,8 @@ class Auditor:
             if isinstance(proof, WrongBytes):
                 members = tuple(sorted(node.parent.state.members))
                 self.convicted[peer] = Convicted(node.height, node.digest, members, proof)
+                while len(self.convicted) > limits.EVIDENCE:
+                    del self.convicted[next(iter(self.convicted))]
                 step, votes = proof.entry.height, len(proof.votes)
                 self._why[peer] = f"its bytes of step {step}: {votes} auditors found others"
 

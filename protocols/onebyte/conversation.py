@@ -230,6 +230,8 @@ class OneByte:
             found.append(f"nothing is signed while the journal of the chain cannot be written: {journal}")
         if self.book.me in self.book.tip.state.expelled:
             found.append(f"this node was expelled: {self.auditor.why(self.book.me)}")
+        if self._trains and not self._parts.data and self._parts.manifest.audit.policy == "replay":
+            found.append("audit.policy is replay, and others cannot make this node's data: its bytes are kept back")
         if self.stalled:
             found.append("no step has come for many deadlines: too few peers answer")
         if not self.final:
