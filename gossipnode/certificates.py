@@ -13,6 +13,7 @@ from typing import Final
 
 import msgspec
 
+from gossipnode.convictions import check_convicted, file_name
 from gossipnode.errors import OperatorError, reason
 from gossipnode.files import write_whole
 from gossipnode.home import Home
@@ -21,9 +22,9 @@ from protocols.amendments import SignedManifest, open_signed, present
 from protocols.claiming import shard_of, twice_holds
 from protocols.evidence import Case, Evidence, ill_drawn, ill_voted, opened
 from protocols.limits import MIB
-from protocols.manifest import BadManifest, Manifest
+from protocols.manifest import BadManifest, Manifest, chain_rules
 from protocols.messages import Certificate, Twice
-from protocols.ownclaims import Docket
+from protocols.ownclaims import Convicted, Docket
 from sampling.peers import PeerId
 from verify.claims import Vote
 from verify.digest import short
@@ -43,6 +44,7 @@ class Filed(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
     candidates: tuple[PeerId, ...]
     certificate: Certificate | None = None
     twice: Twice | None = None
+    convicted: Convicted | None = None
 
 
 def write_certificates(folder: Path, signed: SignedManifest, docket: Docket) -> None:
@@ -56,6 +58,9 @@ def write_certificates(folder: Path, signed: SignedManifest, docket: Docket) -> 
     for twice in docket.twice:
         name = f"{twice.round}-{twice.first.trainer[-8:]}-twice"
         _write(folder / f"{name}.cert", Filed(VERSION, manifest, (), twice=twice))
+
+    for convicted in docket.convicted:
+        _write(folder / f"{file_name(convicted)}.cert", Filed(VERSION, manifest, (), convicted=convicted))
 
 
 def _write(path: Path, filed: Filed) -> None:
@@ -86,6 +91,11 @@ def audit_command(path: Path, home: Path | None, *, replay: bool) -> tuple[list[
     if replay and home is None:
         raise OperatorError("--replay needs --home: the folder of a node that still has the models")
     filed = read_certificate(path)
+    if replay and filed.convicted is not None:
+        raise OperatorError(
+            "--replay: a chain keeps no A from before its last certified checkpoint, so wrong bytes cannot be probed "
+            "again: leave it out"
+        )
     run = load_manifest(Home(home).manifest).run if home is not None else None
     found, case, manifest = check_certificate(filed, run)
     if replay and case is not None and home is not None and manifest is not None and filed.certificate is not None:
@@ -126,6 +136,9 @@ def check_certificate(filed: Filed, run: bytes | None = None) -> tuple[Checked, 
         return found, None, manifest
     if filed.twice is not None:
         _check_twice(found, filed.twice, signed.run)
+        return found, None, manifest
+    if filed.convicted is not None:
+        check_convicted(found, filed.convicted, signed.run, chain_rules(manifest))
         return found, None, manifest
     if filed.certificate is None:
         found.require(False, "", "there is no claim in it")

@@ -102,7 +102,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         """Our shard, if other nodes can make it too: claims then name it, and are replayed. Else ""."""
         open_to_all = manifest.task in BUILT_IN or manifest.audit.policy == "replay"
         text = self.shard_of(manifest.seed).text
-        return text if open_to_all and not self.data and len(text) < DATA_BYTES else ""
+        own = bool(self.data) or self.privacy is not None  # noise that hides examples cannot be drawn again
+        return text if open_to_all and not own and len(text) < DATA_BYTES else ""
 
     def shard_of(self, seed: int) -> Shard:
         """`seed`: the run's, so that all its nodes cut alike."""

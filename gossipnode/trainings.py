@@ -16,6 +16,7 @@ import trio
 
 from protocols.blobs import StoreFull
 from protocols.chain.forks import Node as Block
+from protocols.claiming import shard_of
 from protocols.evidence import Judgement
 from protocols.exchange import NotFetched
 from protocols.gossip.conversation import Gossip
@@ -182,7 +183,7 @@ def _onebyte(
         if training.finished:
             ears.save_soon()
 
-    hooks = onebyte.Hooks(advanced=advanced, evaluated=evaluated)
+    hooks = onebyte.Hooks(advanced=advanced, evaluated=evaluated, judged=ears.judged)
     own = onebyte.Parts(
         parts.desk,
         parts.membership,
@@ -193,6 +194,7 @@ def _onebyte(
         signer,
         log,
         parts.rng,
+        parts.data if shard_of(parts.data) is not None else b"",
     )
     training = OneByte(own, hooks, trains=trains, evaluate_every=evaluate_every)
     diary = Diary(training, ears)

@@ -103,6 +103,9 @@ class StepLearner(Protocol):
     async def probe(self, seeds: Sequence[int], *, seed: int) -> Probed:
         """A byte for each of `seeds`, at the present A; `seed` fixes the batches. Raises LearnerError."""
 
+    async def reprobe(self, seeds: Sequence[int], *, seed: int, shard: str) -> Probed:
+        """As `probe`, on another's shard by its description. Raises Unfit if there is no such shard, LearnerError."""
+
     async def add(self, updates: Sequence[tuple[int, int]]) -> None:
         """A += coefficient * z(seed) for each (seed, coefficient); negated ones take it back. Raises LearnerError."""
 

@@ -14,7 +14,17 @@ from msgspec import Meta, Struct
 from protocols import limits
 from protocols.fields import Bucket, Bytes32, Data, Message, Peer, Peers, RoundNumber, Run, Signature, Version
 from protocols.gossip.messages import AskNewest, AskWork, Doubted, NewestIs, NewModel, WorkIs
-from protocols.onebyte.messages import AskChain, AskSnapshot, ChainIs, NewBlock, NewChange, NewEntry, SnapshotIs
+from protocols.onebyte.messages import (
+    AskChain,
+    AskSnapshot,
+    AskVotes,
+    ChainIs,
+    NewBlock,
+    NewChange,
+    NewEntry,
+    SnapshotIs,
+    VotesAre,
+)
 from sampling.view import Delta, Registration
 from verify.claims import Vote
 from verify.digest import DIGEST_BYTES
@@ -349,6 +359,8 @@ AnyMessage = (
     | ChainIs
     | AskSnapshot
     | SnapshotIs
+    | AskVotes
+    | VotesAre
     | NewModel
     | AskNewest
     | NewestIs

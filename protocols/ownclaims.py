@@ -12,6 +12,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from msgspec import Struct
 
 from protocols import limits
+from protocols.chain.messages import Height, WrongBytes
+from protocols.fields import Bytes32, Peer
 from protocols.learner import LearnerError, Trained
 from protocols.messages import Certificate, Twice
 from sampling.peers import PeerId, Round
@@ -27,6 +29,15 @@ class OwnClaim(Struct, frozen=True, array_like=True):
     samples: int
 
 
+class Convicted(Struct, frozen=True, array_like=True):
+    """Whom a block has expelled for wrong bytes, and who were members when it did."""
+
+    height: Height  # of the block
+    block: Bytes32
+    members: tuple[Peer, ...]
+    wrong: WrongBytes
+
+
 class Docket(Struct, frozen=True, array_like=True):
     """What of claims and audits outlives a restart."""
 
@@ -35,6 +46,7 @@ class Docket(Struct, frozen=True, array_like=True):
     twice: tuple[Twice, ...] = ()
     candidates: tuple[PeerId, ...] = ()  # who could have audited, if there are certificates
     gossip: bytes = b""  # what gossip learning has claimed and found, in its own words
+    convicted: tuple[Convicted, ...] = ()  # of a chain, which keeps the verdicts itself
 
 
 class OwnClaims:

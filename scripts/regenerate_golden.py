@@ -19,7 +19,21 @@ from protocols.amendments import amend, present, sign
 from protocols.chain import messages as chain
 from protocols.chain.checkpoints import digest_of_state
 from protocols.chain.draws import HashChain, drawn, first_beacon, genesis, next_beacon, seed64, slice_of, updates_of
-from protocols.chain.messages import Block, Changes, Entry, Head, Here, Join, Leave, Signed, TwoEntries, TwoHeads, Vote
+from protocols.chain.messages import (
+    Block,
+    Changes,
+    Contradiction,
+    Entry,
+    Head,
+    Here,
+    Join,
+    Leave,
+    Signed,
+    TwoEntries,
+    TwoHeads,
+    Vote,
+    WrongBytes,
+)
 from protocols.chain.rules import Rules
 from protocols.chain.state import initial
 from protocols.gossip.messages import AskNewest, AskWork, Doubted, NewestIs, NewModel, Offer, Part, Work, WorkIs
@@ -107,9 +121,10 @@ TWICE = Twice(Round(9), MODELS[3], INPUTS[0], Input(PEERS[0], MODELS[1], 120))
 THETA0 = Aggregate(Round(0), MODELS[0], Digest(b""), (), ())
 ENTRY = Entry(9, MODELS[0], b"\x01\xff\x00\x7f", Vote(0, 8, MODELS[1]), PEERS[0], bytes(range(64)))
 HEAD = Head(MODELS[0], 70_000, 3, bytes(32), (0, 8, 15), MODELS[1], MODELS[2], PEERS[0], bytes(range(64)))
-JOIN, LEAVE = Join(7, MODELS[0], PEERS[0], bytes(64)), Leave(2**40, PEERS[0], bytes(64))
+JOIN, LEAVE = Join(7, MODELS[0], b"s3/8 iid 7", PEERS[0], bytes(64)), Leave(2**40, PEERS[0], bytes(64))
 HERE = Here(0, PEERS[0], bytes(64))
-BLOCK = Block(HEAD, Changes((JOIN,), (LEAVE,), (HERE,), (TwoEntries(ENTRY, ENTRY), TwoHeads(HEAD, HEAD))))
+WRONG = WrongBytes(ENTRY, (Contradiction(PEERS[1], b"\x05\x80", bytes(64)),))
+BLOCK = Block(HEAD, Changes((JOIN,), (LEAVE,), (HERE,), (TwoEntries(ENTRY, ENTRY), TwoHeads(HEAD, HEAD), WRONG)))
 
 OFFER = Offer(MODELS[0], Round(7), 120, 1500, MODELS[1], b"s3/8 iid 7", bytes(64))
 WORK = Work((Part(PEERS[0], OFFER, 120), Part(PEERS[1], Offer(MODELS[2], Round(6), 1, 0), 2**53)))
@@ -309,7 +324,7 @@ def chain_vectors() -> dict[str, Any]:
         "entry": entry,
         "entry without a vote": Entry(1, one, b"\x81", None, peers[0], b""),
         "head": Head(one, 70_000, 3, bytes(32), (0, 8, 15), two, one, peers[0], b""),
-        "join": Join(7, two, peers[0], b""),
+        "join": Join(7, two, b"s3/8 iid 7", peers[0], b""),
         "leave": Leave(2**40, peers[0], b""),
         "here": Here(0, peers[0], b""),
     }

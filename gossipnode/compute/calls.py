@@ -106,6 +106,14 @@ class Probe(Part, frozen=True):
     seed: int  # of the batches
 
 
+class Reprobe(Part, frozen=True):
+    """Probe as another node, on its shard. Answered by Probed."""
+
+    seeds: bytes  # uint64
+    seed: int
+    shard: str
+
+
 class Add(Part, frozen=True):
     """Answered by Done. Nothing is added before the last of a series, and then all of it."""
 
@@ -198,7 +206,7 @@ class Failed(Part, frozen=True):
     line: str
 
 
-StepAsk: TypeAlias = Probe | Add | Sum | Restore | Score | ExportSum
+StepAsk: TypeAlias = Probe | Reprobe | Add | Sum | Restore | Score | ExportSum
 # These use the torch model, one at a time.
 ModelAsk: TypeAlias = Start | Initial | Train | Replay | Evaluate | Infer | Export | StepAsk
 BlobAsk: TypeAlias = Merge | Check | Sketch  # these need no model, and are answered while one trains

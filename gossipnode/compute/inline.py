@@ -15,6 +15,7 @@ import torch
 import trio
 
 from gossipnode.compute.sums import Sum, Sums
+from gossipnode.learn import spsa
 from gossipnode.learn.config import LearnerConfig
 from gossipnode.learn.engine import Engine
 from gossipnode.learn.shard import Shard
@@ -150,10 +151,17 @@ class InlineLearner:
     async def probe(self, seeds: Sequence[int], *, seed: int) -> Probed:
         async with self._stepping:
             sums, a = self._sums()
-            done = sums.probe(a, self._data, seeds, seed)
-            seconds = len(seeds) * self._cost.probe_s
-            await trio.sleep(seconds)
-            return Probed(done.scalars, done.loss, done.saturated, seconds)
+            return await self._probed(sums.probe(a, self._data, seeds, seed))
+
+    async def reprobe(self, seeds: Sequence[int], *, seed: int, shard: str) -> Probed:
+        async with self._stepping:
+            sums, a = self._sums()
+            return await self._probed(sums.reprobe(a, self._swarm.others(shard), seeds, seed))
+
+    async def _probed(self, done: spsa.Probed) -> Probed:
+        seconds = len(done.scalars) * self._cost.probe_s
+        await trio.sleep(seconds)
+        return Probed(done.scalars, done.loss, done.saturated, seconds)
 
     async def add(self, updates: Sequence[tuple[int, int]]) -> None:
         async with self._stepping:

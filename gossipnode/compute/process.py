@@ -276,6 +276,11 @@ class WorkerLearner:
         self._ready = msgspec.structs.replace(self._ready, spent=probed.spent)
         return Probed(probed.scalars, probed.loss, probed.saturated, probed.seconds)
 
+    async def reprobe(self, seeds: Sequence[int], *, seed: int, shard: str) -> Probed:
+        ask = calls.Reprobe(calls.packed("Q", seeds), seed, shard)
+        probed, _ = await self._ask_bearer(ask, calls.Probed)
+        return Probed(probed.scalars, probed.loss, probed.saturated, probed.seconds)
+
     async def add(self, updates: Sequence[tuple[int, int]]) -> None:
         async with self._model:
             child = self._with_a()

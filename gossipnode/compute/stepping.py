@@ -48,6 +48,8 @@ class Stepping:
         match ask:
             case calls.Probe():
                 return self._probe(ask, stop), b""
+            case calls.Reprobe():
+                return self._reprobe(ask, stop), b""
             case calls.Add():
                 self._add(ask)
                 return calls.Done(), b""
@@ -75,6 +77,12 @@ class Stepping:
         done = self._bench.engine.probe(self._spsa, seeds, seed=ask.seed, stop=stop)
         if self._spending is not None:
             self._spending.count(len(seeds))
+        return calls.Probed(done.scalars, done.loss, done.saturated, time.monotonic() - began, self.spent())
+
+    def _reprobe(self, ask: calls.Reprobe, stop: Callable[[], bool]) -> calls.Probed:
+        began, engine = time.monotonic(), self._bench.engine
+        with self._spsa.lent(engine.others(ask.shard)):
+            done = engine.probe(self._spsa, _numbers(ask.seeds, "<u8").tolist(), seed=ask.seed, stop=stop)
         return calls.Probed(done.scalars, done.loss, done.saturated, time.monotonic() - began, self.spent())
 
     def _add(self, ask: calls.Add) -> None:

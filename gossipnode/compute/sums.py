@@ -64,6 +64,11 @@ class Sums:
         self._spsa.data = data
         return self._engine.probe(self._spsa, seeds, seed=seed)
 
+    def reprobe(self, a: Sum, data: Data, seeds: Sequence[int], seed: int) -> Probed:
+        """With another's data. Raises LearnerError."""
+        with self._spsa.lent(data):
+            return self.probe(a, data, seeds, seed)
+
     def score(self, a: Sum, data: Data) -> dict[str, float]:
         """Raises LearnerError."""
         self._go_to(a)

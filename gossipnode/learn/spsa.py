@@ -11,9 +11,10 @@ so a loss that changes them is refused.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -102,6 +103,16 @@ class Spsa:
             raise LearnerError("loss() changes a buffer of the model in evaluation mode: a byte cannot carry that")
         scalars, saturated = to_bytes(slopes, self.rules.clip)
         return Probed(scalars, math.fsum(losses) / len(losses), saturated)
+
+    @contextlib.contextmanager
+    def lent(self, data: Data) -> Iterator[None]:
+        """Another's examples in place of ours: they are public, so no noise hides them."""
+        own = self.data, self.privacy
+        self.data, self.privacy = data, None
+        try:
+            yield
+        finally:
+            self.data, self.privacy = own
 
     def example_slopes(self, seed: int, batch: Batch) -> Tensor:
         """What each example would say of z(seed) here, (B,): what an observer can work out for examples it has."""

@@ -8,8 +8,9 @@ up to C, one wherever the members had changed. A certificate is one link of Casp
 commits to it, and the entries of more than two thirds of the electors with a vote from the one to the other. (Honest
 members vote from justified checkpoints only, so that it certifies.) The electors of a certificate are the members at a
 certificate shortly before it (the chain's own electors may lag behind), less those whose signed leave, or whose
-equivocation, is in it. So a lying snapshot needs two thirds of an electorate to have signed it, whoever serves it; A is
-checked against its digest in C, the blocks since against C's state.
+equivocation, is in it, and those whose wrong bytes more than a third of that electorate has signed against. So a lying
+snapshot needs two thirds of an electorate to have signed it, whoever serves it; A is checked against its digest in C,
+the blocks since against C's state.
 What signatures cannot settle is the long-range attack: two thirds of some *former* electorate, by then gone, whose
 keys are stolen or sold and sign another history from there. Two snapshots that conflict are proof of that, or of a
 third of the members being hostile: a joiner asks several peers and takes none if they conflict (`conflict`), and an
@@ -25,7 +26,7 @@ from msgspec import Meta, Struct
 
 from protocols.chain import evidence, limits
 from protocols.chain.finality import carried
-from protocols.chain.messages import Entry, Evidence, Height, Leave, Vote, genuine
+from protocols.chain.messages import Entry, Evidence, Height, Leave, Vote, WrongBytes, genuine
 from protocols.chain.rules import Rules
 from protocols.chain.state import State
 from protocols.fields import Bytes32, Peer
@@ -170,6 +171,7 @@ def _follow(snapshot: Snapshot, rules: Rules, run: bytes) -> None:
     trusted: list[Members] = [tuple((peer, 0) for peer in rules.founders)]
     height = 0
     departed: dict[PeerId, int] = {}
+    accused: dict[PeerId, frozenset[PeerId]] = {}
     for certificate in snapshot.certificates:
         checkpoint, child = certificate.checkpoint, certificate.child
         if checkpoint.height <= height or child.height != checkpoint.height + rules.epoch:
@@ -177,26 +179,45 @@ def _follow(snapshot: Snapshot, rules: Rules, run: bytes) -> None:
         if child.previous != checkpoint_id(checkpoint) or digest_of_members(certificate.members) != checkpoint.members:
             raise BadSnapshot(f"what is certified at height {checkpoint.height} does not fit together")
         departed |= _departures(certificate, run)
+        accused |= _accused(certificate, run)
         voters = _voters(certificate, run)
-        electorates = [_less(members, departed) for members in trusted[-_TRUSTED:]]
+        electorates = [_less(members, departed, accused) for members in trusted[-_TRUSTED:]]
         if not any(carried(voters, (electorate, electorate)) for electorate in electorates):
             raise BadSnapshot(f"less than two thirds have signed for the checkpoint of height {checkpoint.height}")
         trusted.append(certificate.members)
         height = checkpoint.height
 
 
-def _less(electorate: Members, departed: dict[PeerId, int]) -> frozenset[PeerId]:
-    """Without those who have left since they joined: an older leave of somebody who came back is void."""
-    return frozenset(peer for peer, since in electorate if departed.get(peer, -1) < since)
+def _less(
+    electorate: Members, departed: dict[PeerId, int], accused: dict[PeerId, frozenset[PeerId]]
+) -> frozenset[PeerId]:
+    """Without those who have left since they joined (an older leave of somebody who came back is void), and those whom
+    so many of it accuse that one of them is honest."""
+    everyone = frozenset(peer for peer, _ in electorate)
+    return frozenset(
+        peer
+        for peer, since in electorate
+        if departed.get(peer, -1) < since
+        and not evidence.enough(len(accused.get(peer, frozenset()) & everyone), len(everyone))
+    )
 
 
 def _departures(certificate: Certificate, run: bytes) -> dict[PeerId, int]:
+    twice = [each for each in certificate.expulsions if not isinstance(each, WrongBytes)]
     if not all(genuine(leave, run) for leave in certificate.leaves) or not all(
-        evidence.holds(each, run) for each in certificate.expulsions
+        evidence.holds(each, run, ()) for each in twice
     ):
         raise BadSnapshot("a leave or an expulsion in it does not hold")
     gone = {leave.peer: leave.height for leave in certificate.leaves}
-    return gone | {evidence.culprit(each): _EXPELLED for each in certificate.expulsions}
+    return gone | {evidence.culprit(each): _EXPELLED for each in twice}
+
+
+def _accused(certificate: Certificate, run: bytes) -> dict[PeerId, frozenset[PeerId]]:
+    """Whose bytes are wrong, and who says so."""
+    wrong = [each for each in certificate.expulsions if isinstance(each, WrongBytes)]
+    if not all(evidence.contradicted(each, run) for each in wrong):
+        raise BadSnapshot("a vote against wrong bytes in it does not hold")
+    return {each.entry.origin: frozenset(vote.auditor for vote in each.votes) for each in wrong}
 
 
 def _voters(certificate: Certificate, run: bytes) -> frozenset[PeerId]:

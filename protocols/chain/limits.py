@@ -23,6 +23,8 @@ JOINS: Final = 8
 LEAVES: Final = 8
 HERES: Final = 16
 EXPULSIONS: Final = 4
+CONVICTIONS: Final = 1  # of them by votes: 140 bytes each beside the bytes found, so that a block stays one gossip
+CONTRADICTIONS: Final = 128  # votes of one: more than a third of up to 383 members; 48 KB with the longest entries
 CHANGES_KEPT: Final = 256  # heard and not yet in a block, of each kind
 
 # -- what waits ---------------------------------------------------------------------------------------------------

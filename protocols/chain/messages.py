@@ -13,6 +13,7 @@ from typing import Annotated, Final, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
+from protocols import limits as wire
 from protocols.chain import limits
 from protocols.fields import Bytes32, Peer
 from protocols.signatures import SIGNATURE_BYTES, Signer, verify
@@ -69,10 +70,12 @@ class Head(Signed, frozen=True, tag=2):
 
 class Join(Signed, frozen=True, tag=3):
     """Anyone admitted: make me a member. From a member: here is a (new) hash chain of mine. `tip` is the link of height
-    `height`; the link of a later height hashes to it in as many steps."""
+    `height`; the link of a later height hashes to it in as many steps. `data`: the shard that I probe on from then on,
+    as `protocols.claiming.public_data` has it, or empty if it is my own."""
 
     height: Height
     tip: Bytes32
+    data: Annotated[bytes, Meta(max_length=wire.DATA_BYTES)]
     peer: Peer
     signature: Signature
 
@@ -107,7 +110,23 @@ class TwoHeads(Struct, frozen=True, array_like=True, forbid_unknown_fields=True,
     second: Head
 
 
-Evidence = TwoEntries | TwoHeads
+class Contradiction(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """An auditor's vote against an entry, as `protocols.claiming.sign_vote` signs it: it has found `own` bytes, or none
+    if what was claimed cannot be done."""
+
+    auditor: Peer
+    own: Annotated[bytes, Meta(max_length=limits.PROBES)]
+    signature: Signature
+
+
+class WrongBytes(Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=3):
+    """Evidence: more than a third of the members have done the entry's work again, and found other bytes."""
+
+    entry: Entry
+    votes: Annotated[tuple[Contradiction, ...], Meta(max_length=limits.CONTRADICTIONS)]
+
+
+Evidence = TwoEntries | TwoHeads | WrongBytes
 
 
 class Changes(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

@@ -7,8 +7,8 @@ from itertools import islice
 from typing import TypeVar
 
 from protocols.chain import limits
-from protocols.chain.evidence import culprit
-from protocols.chain.messages import Changes, Evidence, Here, Join, Leave
+from protocols.chain.evidence import culprit, within
+from protocols.chain.messages import Changes, Evidence, Here, Join, Leave, WrongBytes
 from protocols.chain.rules import Rules
 from protocols.chain.state import State
 from protocols.chain.validity import change_fits
@@ -36,11 +36,9 @@ class Pool:
     def add(self, change: Change) -> None:
         self._heard[type(change)][change.peer] = change
 
-    def changes(self, state: State, equivocators: Mapping[PeerId, Evidence]) -> Changes:
+    def changes(self, state: State, guilty: Mapping[PeerId, Evidence]) -> Changes:
         """What the next block on `state` can carry: one change a peer, an expulsion before a leave before a join."""
-        expulsions = tuple(
-            islice((proof for peer, proof in equivocators.items() if peer in state.members), limits.EXPULSIONS)
-        )
+        expulsions = _expulsions(state, guilty)
         taken = set(map(culprit, expulsions))
         leaves = self._fitting(Leave, state, taken, limits.LEAVES)
         joins = self._fitting(Join, state, taken, min(limits.JOINS, limits.MEMBERS - len(state.members)))
@@ -64,3 +62,11 @@ class Pool:
             for peer, change in list(heard.items()):
                 if not (self._is_ahead(change, tip) or self._fits(change, tip)):
                     del heard[peer]
+
+
+def _expulsions(state: State, guilty: Mapping[PeerId, Evidence]) -> tuple[Evidence, ...]:
+    """Of those who are members yet, with as much evidence by votes as a block may carry."""
+    proofs = [within(proof, state.members) for peer, proof in guilty.items() if peer in state.members]
+    wrong = [proof for proof in proofs if isinstance(proof, WrongBytes)][: limits.CONVICTIONS]
+    twice = [proof for proof in proofs if proof is not None and not isinstance(proof, WrongBytes)]
+    return tuple([*wrong, *twice][: limits.EXPULSIONS])

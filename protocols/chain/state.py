@@ -29,12 +29,14 @@ FRESH_EPOCHS: Final = 2  # a Join is void after so many: what it could replay is
 
 class Member(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """`since`: height of its newest Join; `sits`: first height it may sit at or propose; `reveals`: first height its
-    hash chain counts at, so late that nobody can choose a chain by what it would draw."""
+    hash chain counts at, so late that nobody can choose a chain by what it would draw. `data`: what it probes on, as
+    its newest Join has it."""
 
     since: Height
     sits: Height
     reveals: Height = 0
     tip: bytes = b""
+    data: bytes = b""
 
 
 class Ancestor(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -223,4 +225,4 @@ def _changed(state: State, rules: Rules, changes: Changes, height: int) -> State
 def joined(member: Member | None, join: Join, rules: Rules, height: int) -> Member:
     """A newcomer waits until the draw comes from a beacon that was not known when it joined; so does a hash chain."""
     first = ((height - 1) // rules.epoch + 2) * rules.epoch + 1
-    return Member(join.height, first if member is None else member.sits, first, join.tip)
+    return Member(join.height, first if member is None else member.sits, first, join.tip, join.data)

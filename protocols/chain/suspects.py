@@ -1,4 +1,5 @@
-"""Who signed two things that exclude each other, among all that is held; with the evidence."""
+"""Who signed two things that exclude each other, among all that is held, or what others prove wrong; with the
+evidence."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from protocols.chain.evidence import against, clash
-from protocols.chain.messages import Entry, Evidence, Head, signer_of
+from protocols.chain.messages import Entry, Evidence, Head, WrongBytes, signer_of
 from protocols.chain.validity import Refusal
 from sampling.peers import PeerId
 
@@ -50,9 +51,14 @@ class Suspects:
             for voted in [voted for voted in votes if voted < height]:
                 del votes[voted]
 
+    def accuse(self, wrong: WrongBytes) -> None:
+        """Two signatures are the better proof, and newer votes count where older ones may not."""
+        if isinstance(self.guilty.get(wrong.entry.origin), WrongBytes | None):
+            self.guilty[wrong.entry.origin] = wrong
+
     def _convict(self, signed: Entry | Head, others: Iterable[Entry | Head]) -> Evidence | None:
         other, peer = next(iter(others), None), signer_of(signed)
-        if other is None or peer in self.guilty:
+        if other is None or not isinstance(self.guilty.get(peer), WrongBytes | None):
             return None
         self.guilty[peer] = against(signed, other)
         return self.guilty[peer]

@@ -13,24 +13,13 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Final
 
-from protocols.chain import limits, validity
+from protocols.chain import evidence, limits, validity
 from protocols.chain.archive import Archive
 from protocols.chain.bodies import Bodies
 from protocols.chain.checkpoints import Promises, Snapshot, vote_on
 from protocols.chain.entries import Entries
-from protocols.chain.evidence import culprit
 from protocols.chain.forks import Forks, Node, ancestor, subtree
-from protocols.chain.messages import (
-    Block,
-    Entry,
-    Evidence,
-    Head,
-    Here,
-    Join,
-    Leave,
-    genuine,
-    id_of,
-)
+from protocols.chain.messages import Block, Entry, Evidence, Head, Here, Join, Leave, WrongBytes, genuine, id_of
 from protocols.chain.plan import Missing, Plan, beyond, locator_of, plan_between
 from protocols.chain.pool import Pool
 from protocols.chain.rules import Rules
@@ -117,6 +106,13 @@ class Chain:
             return Refusal.FORGED
         self._pool.add(change)
         return None
+
+    def convict(self, wrong: WrongBytes) -> bool:
+        """Wrong bytes that enough members have signed against: its origin is out with the next block of ours."""
+        holds = evidence.holds(wrong, self.run, self.tip.state.members)
+        if holds:
+            self._suspects.accuse(wrong)
+        return holds
 
     def take_faults(self) -> list[Fault]:
         """Since the last call, each once: for `verify.standing`."""
@@ -284,8 +280,8 @@ class Chain:
     def _convict(self, proof: Evidence | None) -> None:
         """It has no votes any more, and is out with the next block."""
         if proof is not None:
-            self._forks.ban(culprit(proof))
-            self._faults.append(Fault(culprit(proof), None, proof))
+            self._forks.ban(evidence.culprit(proof))
+            self._faults.append(Fault(evidence.culprit(proof), None, proof))
 
     def _base(self, digest: bytes) -> Ancestor | None:
         """A block that an entry may name: held, or just below the lowest that is."""

@@ -2,7 +2,7 @@
 
 What can be seen in the bytes alone is looked at first, then the signature, then what needs the state. A refusal says
 whose fault it is: the signer's (whoever holds the base or the parent finds the same), the sender's (it passed on what
-it should have checked), or nobody's. Only two signatures that exclude each other expel (`protocols.chain.evidence`).
+it should have checked), or nobody's. Only evidence that anyone can check expels (`protocols.chain.evidence`).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from protocols.chain.messages import (
     Join,
     Leave,
     Signed,
+    WrongBytes,
     digest_of_changes,
     genuine,
     signer_of,
@@ -144,7 +145,8 @@ def changes_hold(changes: Changes, parent: State, rules: Rules, run: bytes, admi
         and all(change_fits(change, parent, rules, admits) for change in signed)
         and all(peer in parent.members for peer in culprits)
         and all(genuine(change, run) for change in signed)
-        and all(evidence.holds(each, run) for each in changes.expulsions)
+        and sum(isinstance(each, WrongBytes) for each in changes.expulsions) <= limits.CONVICTIONS
+        and all(evidence.holds(each, run, parent.members) for each in changes.expulsions)
     )
 
 

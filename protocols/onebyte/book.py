@@ -47,7 +47,7 @@ class Book:
         self.bell: Final = Bell()  # rung when anything was heard
         timing = parts.manifest.timing
         self.pace: Final = Pace(timing.round_floor_s, timing.round_ceiling_s)
-        self.links: Final = Links(parts.signer, self.run, self.rules)
+        self.links: Final = Links(parts.signer, self.run, self.rules, parts.data)
         self.journal: Final = Journal(parts.log)
         self.recalled: Final[Recalled] = recall(
             parts.log.records(), self.run, self.rules, parts.membership.rules.admits
@@ -175,7 +175,14 @@ class Book:
             self.me in base.state.seats
             and self.promises.entry <= base.height < self.rules.steps
             and self.may_sign(base.state)
+            and self._is_open(base)
         )
+
+    def _is_open(self, base: Node) -> bool:
+        """What the chain says that we probe on is what we do probe on. A founder's Join may be heard a little late."""
+        said = base.state.members[self.me].data
+        late = self.parts.manifest.audit.policy == "replay" and base.height >= self.rules.epoch
+        return said == self.parts.data if said else not late
 
     async def enter(self, scalars: bytes, base: Node) -> bool:
         made = self.chain.enter(self.parts.signer, scalars, base, self.promises)

@@ -1,6 +1,7 @@
-"""One-byte training (after "Just One Byte", SPSA with shared randomness): what a member says and does, as five tasks
+"""One-byte training (after "Just One Byte", SPSA with shared randomness): what a member says and does, as six tasks
 over one `Book`. Each reads straight through: `follower` keeps A at the tip's and probes, `leader` proposes, `asking`
-repairs what gossip lost, `joining` goes on from a snapshot, and `_stay` keeps us a member.
+repairs what gossip lost, `joining` goes on from a snapshot, `auditor` does others' work again, and `_stay` keeps us a
+member.
 
 The chain (`protocols.chain`) decides what counts; nothing here does, so nothing here must be the same everywhere.
 """
@@ -14,6 +15,7 @@ import trio
 from protocols.chain.messages import Here, Join, sign
 from protocols.messages import Aggregate, Held
 from protocols.onebyte.asking import Asker
+from protocols.onebyte.auditor import Auditor
 from protocols.onebyte.book import Book, Change
 from protocols.onebyte.follower import Follower
 from protocols.onebyte.joining import Joiner
@@ -41,6 +43,7 @@ class OneByte:
         self.follower = Follower(parts, self.book, hooks, evaluate_every)
         self.asker = Asker(parts, self.book)
         self.joiner = Joiner(parts, self.book, self.asker, self.follower)
+        self.auditor = Auditor(parts, self.book, self.follower, hooks.judged)
         self._leader = Leader(self.book, self.asker)
 
     async def run(self) -> None:
@@ -55,6 +58,7 @@ class OneByte:
             nursery.start_soon(self.asker.run)
             nursery.start_soon(self.follower.run)
             nursery.start_soon(self.joiner.run)
+            nursery.start_soon(self.auditor.run)
             if self._trains:
                 nursery.start_soon(self._leader.run)
                 nursery.start_soon(self._stay)
@@ -93,7 +97,7 @@ class OneByte:
         member = state.members.get(me)
         if self._leaving or self.book.finished or me in state.expelled or not self.follower.is_there:
             return None
-        if member is None or not member.tip or not self.book.may_sign(state):
+        if member is None or not member.tip or not self.book.may_sign(state) or member.data != self._parts.data:
             return Join
         if state.height >= member.since + RENEW_AT:
             return Join
@@ -172,12 +176,12 @@ class OneByte:
 
     @property
     def docket(self) -> Docket:
-        """Verdicts are in the chain."""
-        return Docket()
+        """Verdicts are in the chain: this is for who wants to check them by themselves."""
+        return Docket(convicted=tuple(self.auditor.convicted.values()))
 
     @property
     def audits(self) -> AuditFigures | None:
-        return None
+        return self.auditor.figures if self._parts.manifest.audit.fraction else None
 
     def may_fetch(self, peer: PeerId, model: Digest) -> bool:
         return True
@@ -225,7 +229,9 @@ class OneByte:
         if journal is not None:
             found.append(f"nothing is signed while the journal of the chain cannot be written: {journal}")
         if self.book.me in self.book.tip.state.expelled:
-            found.append("this node was expelled: it has signed two things that exclude each other")
+            found.append(f"this node was expelled: {self.auditor.why(self.book.me)}")
+        if self._trains and not self._parts.data and self._parts.manifest.audit.policy == "replay":
+            found.append("audit.policy is replay, and others cannot make this node's data: its bytes are kept back")
         if self.stalled:
             found.append("no step has come for many deadlines: too few peers answer")
         if not self.final:

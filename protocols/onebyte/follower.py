@@ -7,28 +7,48 @@ a blob until it is certified or void: from the newest one that was certified we 
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import trio
 
 from protocols.blobs import StoreFull
 from protocols.chain.checkpoints import Snapshot
-from protocols.chain.draws import Update, seed64
+from protocols.chain.draws import Update
 from protocols.chain.forks import Node, ancestor
 from protocols.chain.plan import Plan, Step
 from protocols.exchange import NotFetched
 from protocols.learner import LearnerError, Probed, Unfit
 from protocols.messages import Held
 from protocols.onebyte.book import Book
+from protocols.onebyte.cases import batch_seed, seeds_of
 from protocols.onebyte.parts import Hooks, Parts
 from sampling.peers import Round
 from verify.digest import Digest
 
 log = logging.getLogger(__name__)
 
+ASKED = 64  # entries of others that wait to be probed again
 AT_ONCE = 4096  # updates in one call of the learner: a call costs a millisecond to the worker and back
 AGAIN_S = 1.0  # between two attempts at what failed
 OWNER = "onebyte"
+
+
+@dataclass(eq=False)
+class Again:
+    """Another's probes, to be done again at the A of `base`."""
+
+    base: Node
+    seeds: Sequence[int]
+    batch_seed: int
+    shard: str
+    done: trio.Event = field(default_factory=trio.Event)
+    outcome: bytes | Unfit | LearnerError = field(default_factory=lambda: LearnerError("it was given up"))
+
+    def end(self, outcome: bytes | Unfit | LearnerError) -> None:
+        self.outcome = outcome
+        self.done.set()
 
 
 class Follower:
@@ -50,6 +70,7 @@ class Follower:
         self.reorganisations = 0
         self.dropped: tuple[Node, Node] | None = None  # the last branch we left, and for which one
         self._recalled_tip = book.tip.digest
+        self._asked: deque[Again] = deque()
         self._keep()
 
     async def run(self) -> None:
@@ -196,18 +217,51 @@ class Follower:
         base = book.tip
         if base.digest == self.at and book.has_seat(base):
             await self._probe(base)
-        await book.bell.until(lambda: self.offered is not None or not self.is_there)
+        await book.bell.until(lambda: self.offered is not None or not self.is_there or bool(self._asked))
+        if self._asked and self.is_there and self.offered is None:
+            await self._do_again(self._asked.popleft())
 
     async def _probe(self, base: Node) -> None:
-        book, height = self._book, base.height + 1
-        seeds = [seed64(book.run, base.state.beacon, height, book.me, probe) for probe in range(book.rules.probes)]
+        book = self._book
+        seeds = seeds_of(book.run, base.state, book.me, book.rules.probes)
+        # Where others may draw the same batches again, they must be able to.
+        seed = batch_seed(book.run, base, book.me) if self._parts.data else self._parts.rng.getrandbits(63)
         try:
-            self.probed = await self._parts.learner.probe(seeds, seed=self._parts.rng.getrandbits(63))
+            self.probed = await self._parts.learner.probe(seeds, seed=seed)
         except LearnerError as error:
             return self._failed(error)
         self.failure = None
         if book.follows(base) and book.tip.height < base.height + book.rules.window:
             await book.enter(self.probed.scalars, base)
+        return None
+
+    # -- doing others' work again -------------------------------------------------------------------------------------
+
+    async def again(self, base: Node, seeds: Sequence[int], batch_seed: int, shard: str) -> bytes:
+        """The bytes of who probed so at `base`, once our own are done. Raises Unfit, LearnerError."""
+        if len(self._asked) >= ASKED:
+            raise LearnerError("too many others wait to be audited")
+        job = Again(base, seeds, batch_seed, shard)
+        self._asked.append(job)
+        self._book.bell.ring()
+        await job.done.wait()
+        if isinstance(job.outcome, Exception):
+            raise job.outcome
+        return job.outcome
+
+    async def _do_again(self, job: Again) -> None:
+        """A goes back to the base; what came since is added again by whoever follows the tip next. Raises LearnerError
+        if A is lost."""
+        book = self._book
+        if not book.follows(job.base):
+            return job.end(LearnerError("its base is no block of ours any more"))
+        since = [update for step in book.chain.plan(job.base.digest).add for update in step.updates]
+        try:
+            await self._add([Update(each.seed, -each.coefficient) for each in since], job.base.digest)
+            found = await self._parts.learner.reprobe(job.seeds, seed=job.batch_seed, shard=job.shard)
+            job.end(found.scalars)
+        except (Unfit, LearnerError) as error:
+            job.end(error)
         return None
 
     async def _evaluate(self) -> None:

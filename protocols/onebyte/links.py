@@ -21,12 +21,14 @@ RENEW_AT: Final = limits.LINKS * 3 // 4  # links used up: the rest is time for t
 
 
 class Links:
-    def __init__(self, signer: Signer, run: bytes, rules: Rules) -> None:
-        self._signer, self._run, self._rules = signer, run, rules
+    def __init__(self, signer: Signer, run: bytes, rules: Rules, data: bytes = b"") -> None:
+        """`data`: what our joins say that we probe on."""
+        self._signer, self._run, self._rules, self._data = signer, run, rules, data
         self._chains: dict[int, HashChain] = {}
 
     def join(self, height: int) -> Join:
-        return sign(Join(height, self._at(height).tip, self._signer.peer, b""), self._signer, self._run)
+        join = Join(height, self._at(height).tip, self._data, self._signer.peer, b"")
+        return sign(join, self._signer, self._run)
 
     def reveal(self, state: State) -> bytes:
         """For a block on top of `state`; empty while no chain of mine is in force."""

@@ -16,6 +16,7 @@ from protocols.chain import limits
 from protocols.chain.messages import Block, Entry, Height, Here, Join, Leave, Optional32
 from protocols.fields import Bytes32, Message
 from sampling.peers import PeerId
+from verify.claims import Vote as AuditVote
 
 LOCATOR: Final = 64  # blocks ever farther apart: reaches back 2^62
 LACKING: Final = 64  # blocks, and bodies, asked for at once; as many as `Chain.missing` names
@@ -23,6 +24,8 @@ WHOLES: Final = 64  # blocks in one answer
 ANSWER_BYTES: Final = 160 * wire.KIB  # of what is packed into an answer, so that the frame stays below its limit
 PART_BYTES: Final = 128 * wire.KIB  # of a snapshot
 PREFIX_BYTES: Final = 8  # of an id, to say that one holds it: chance confuses two of a run's millions once in 10^6 runs
+
+VOTES: Final = 128  # of audits, in one answer: 100 KB with the longest entries
 
 NOBODY: Final = PeerId("")
 
@@ -123,3 +126,15 @@ class SnapshotIs(Message, frozen=True, tag=46):
     digest: Bytes32
     size: SnapshotBytes
     data: Annotated[bytes, Meta(max_length=PART_BYTES)]
+
+
+class AskVotes(Message, frozen=True, tag=47):
+    """To a random link now and then: these votes I have on entries that somebody doubts. Answered by VotesAre."""
+
+    have: Annotated[tuple[Prefix, ...], Meta(max_length=wire.EVIDENCE)] = ()
+
+
+class VotesAre(Message, frozen=True, tag=48):
+    """Answer to AskVotes: votes that you lack."""
+
+    votes: Annotated[tuple[AuditVote, ...], Meta(max_length=VOTES)] = ()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from protocols.blobs import Blobs
 from protocols.desk import Desk
+from protocols.evidence import Judgement
 from protocols.exchange import ModelExchange
 from protocols.learner import Evaluation, StepLearner
 from protocols.manifest import Manifest
@@ -27,6 +28,7 @@ class Parts:
     signer: Signer
     log: Log
     rng: random.Random
+    data: bytes = b""  # the shard that we probe on, as our Join has it; empty: others cannot make it
 
 
 def _unheard(*what: object) -> None:
@@ -39,3 +41,4 @@ class Hooks:
 
     advanced: Callable[[int], None] = _unheard  # A is at the tip of this height now
     evaluated: Callable[[int, Evaluation], None] = _unheard  # A of this height, on our own test set
+    judged: Callable[[Judgement], None] = _unheard  # the branch we follow has expelled somebody

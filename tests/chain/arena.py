@@ -111,7 +111,7 @@ class Honest:
         arena.at(arena.random.random() * TICK_S, self.tick)
 
     def start(self) -> None:
-        self.say(sign(Join(0, Digest(LINKS[self.me].tip), self.me, b""), self.signer, self.arena.run_id))
+        self.say(sign(Join(0, Digest(LINKS[self.me].tip), b"", self.me, b""), self.signer, self.arena.run_id))
         self.arrived(self.chain.tip)
 
     # -- hearing --------------------------------------------------------------------------------------------------

@@ -93,7 +93,7 @@ class World:
     def join(self, *peers: PeerId) -> None:
         for peer in peers:
             height = self.chain.tip.height
-            join = Join(height, Digest(self.links[peer].reveal(height) or self.links[peer].tip), peer, b"")
+            join = Join(height, Digest(self.links[peer].reveal(height) or self.links[peer].tip), b"", peer, b"")
             assert self.chain.hear_change(sign(join, self.signers[peer], RUN)) is None
 
     def leave(self, peer: PeerId) -> None:

@@ -28,7 +28,7 @@ SIGNED = {
     "entry": ENTRY,
     "entry without a vote": Entry(1, ONE, b"\x81", None, PEERS[0], b""),
     "head": Head(ONE, 70_000, 3, bytes(32), (0, 8, 15), TWO, ONE, PEERS[0], b""),
-    "join": Join(7, TWO, PEERS[0], b""),
+    "join": Join(7, TWO, b"s3/8 iid 7", PEERS[0], b""),
     "leave": Leave(2**40, PEERS[0], b""),
     "here": Here(0, PEERS[0], b""),
 }

@@ -70,7 +70,7 @@ def test_who_leaves_has_no_seat_and_no_turn(world: World) -> None:
 def test_a_join_said_before_the_leave_does_not_bring_it_back(world: World) -> None:
     peer = list(world.signers)[6]
     world.grow(1)
-    old = sign(Join(1, world.links[peer].tip, peer, b""), world.signers[peer], world.run)
+    old = sign(Join(1, world.links[peer].tip, b"", peer, b""), world.signers[peer], world.run)
     assert world.chain.hear_change(old) is None
     world.grow(2)
     world.leave(peer)
@@ -116,7 +116,7 @@ def test_an_expelled_member_cannot_join_again(world: World) -> None:
         world.promises[liar] = Promises()
         world.entry(liar, world.chain.tip, scalar)
     world.grow(1, without=[liar])
-    join = sign(Join(3, world.links[liar].tip, liar, b""), world.signers[liar], world.run)
+    join = sign(Join(3, world.links[liar].tip, b"", liar, b""), world.signers[liar], world.run)
     assert world.chain.hear_change(join) is Refusal.KNOWN
 
 

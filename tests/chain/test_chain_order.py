@@ -126,7 +126,9 @@ def test_only_who_signed_twice_is_expelled_and_the_evidence_holds(worlds: Worlds
     world = history(worlds, random.Random(seed))
     liar = world.rules.founders[0]
     assert world.chain.equivocators <= {liar}
-    assert all(holds(fault.evidence, world.run) for fault in world.chain.take_faults() if fault.evidence is not None)
+    assert all(
+        holds(fault.evidence, world.run, ()) for fault in world.chain.take_faults() if fault.evidence is not None
+    )
 
 
 def test_bytes_withheld_for_long_change_nothing_when_they_are_shown(world: World) -> None:

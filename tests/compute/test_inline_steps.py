@@ -50,6 +50,18 @@ async def test_a_begins_at_zero_and_what_is_taken_back_is_gone(swarm: InlineSwar
     assert await learner.digest() == there
 
 
+async def test_the_probes_of_another_are_done_again(swarm: InlineSwarm, autojump_clock: MockClock) -> None:
+    one, two = learners(swarm, 2)
+    for learner in (one, two):
+        await learner.add(UPDATES)
+    theirs, own = await two.probe(SEEDS, seed=3), await one.probe(SEEDS, seed=3)
+    assert await one.reprobe(SEEDS, seed=3, shard="1/2 iid 0") == theirs != own
+    assert await one.probe(SEEDS, seed=3) == own, "its own data are its own again"
+    for nowhere in ("2/2 iid 0", "elsewhere"):
+        with pytest.raises(Unfit):
+            await one.reprobe(SEEDS, seed=3, shard=nowhere)
+
+
 async def test_learners_that_share_a_model_find_what_each_finds_alone(
     swarm: InlineSwarm, autojump_clock: MockClock
 ) -> None:

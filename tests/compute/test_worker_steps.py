@@ -103,6 +103,9 @@ async def test_a_step_is_what_it_is_inline(tmp_path: Path) -> None:
             assert await learner.digest() == await alone.digest()
             ours, theirs = await learner.probe(SEEDS, seed=9), await alone.probe(SEEDS, seed=9)
             assert (ours.scalars, ours.loss, ours.saturated) == (theirs.scalars, theirs.loss, theirs.saturated)
+            again = await learner.reprobe(SEEDS, seed=9, shard="0/4 iid 0")
+            other = await learner.reprobe(SEEDS, seed=9, shard="1/4 iid 0")
+            assert again.scalars == ours.scalars != other.scalars
             await learner.train(theta0, Round(1), seed=0)
             assert await learner.score() == await alone.score()
             await learner.evaluate(theta0)
@@ -157,6 +160,8 @@ async def test_a_lost_worker_has_lost_a(tmp_path: Path) -> None:
         await learner.add(UPDATES)
         await learner.probe(SEEDS, seed=0)
         spent = learner.spent()
+        await learner.reprobe(SEEDS, seed=0, shard="0/1 iid 0")
+        assert learner.spent() == spent, "the examples of others are public"
         assert spent == pytest.approx(privacy.spent(batch=2, examples=4, probes=3, delta=1e-5))
         a = await learner.snapshot()
         await kill(learner)

@@ -21,9 +21,10 @@ from protocols import limits
 from protocols.chain.checkpoints import Promises
 from protocols.chain.rules import Rules as ChainRules
 from protocols.desk import Desk
+from protocols.evidence import Judgement
 from protocols.exchange import ModelExchange
 from protocols.learner import Evaluation, LearnerError, Probed, Unfit
-from protocols.manifest import Admission, Manifest, Timing, run_id
+from protocols.manifest import Admission, Audit, Manifest, Timing, run_id
 from protocols.membership import Membership
 from protocols.messages import AnyMessage
 from protocols.onebyte.conversation import OneByte
@@ -39,6 +40,7 @@ from verify.standing import Offence, OffenceKind, Standing
 
 LENGTH = 8
 A_BYTES = 4 * LENGTH
+NOWHERE = "a shard that nobody can make"
 SIGNERS = [Signer.from_seed(digest_of(b"onebyte %d" % index)) for index in range(16)]
 
 A = NDArray[np.int64]
@@ -55,6 +57,7 @@ class ToyLearner:
         self.loses = 0  # so many times yet, `add` loses A
         self.restored: list[Digest | None] = []
         self.probed = 0
+        self.reprobed = 0  # of others
 
     async def probe(self, seeds: Sequence[int], *, seed: int) -> Probed:
         before = self.a.copy()
@@ -66,6 +69,12 @@ class ToyLearner:
         target = np.full(LENGTH, 1000)
         slopes = [int(np.sign((target - self.a) @ signs(each))) * 10 for each in seeds]
         return Probed(np.array(slopes, dtype=np.int8).tobytes(), 0.5, 0, self.probe_s)
+
+    async def reprobe(self, seeds: Sequence[int], *, seed: int, shard: str) -> Probed:
+        if shard == NOWHERE:
+            raise Unfit("there is no such shard")
+        self.reprobed += 1
+        return await self.probe(seeds, seed=seed)
 
     async def add(self, updates: Sequence[tuple[int, int]]) -> None:
         await trio.lowlevel.checkpoint()
@@ -122,6 +131,7 @@ class Member:
     standing: Standing
     offences: list[tuple[PeerId, OffenceKind, str]] = field(default_factory=list)
     published: list[tuple[int, AnyMessage]] = field(default_factory=list)  # with the records that were in the log
+    judgements: list[Judgement] = field(default_factory=list)
 
     @property
     def peer(self) -> PeerId:
@@ -146,10 +156,13 @@ class Swarm:
         a_bytes: int = A_BYTES,
         seed: int = 1,
         allow: Sequence[PeerId] = (),
+        audit: Audit | None = None,
+        data: Callable[[int], bytes] = lambda index: b"",
         **rules: Any,  # noqa: ANN401  # each setting has its own type
     ) -> None:
         self.network, self._nursery, self._make_learner, self._seed = network, nursery, make_learner, seed
         self._a_bytes = a_bytes
+        self.data = data  # what each member says that it probes on
         settings: dict[str, Any] = {"probes": 1, "seats": 4, "epoch": 8, "window": 3, "steps": 1000}
         chain = ChainRules(founders=tuple(signer.peer for signer in SIGNERS[:founders]), **settings | rules)
         self.manifest = Manifest(
@@ -162,6 +175,7 @@ class Swarm:
             timing=Timing(round_floor_s=0.5, round_ceiling_s=20.0),
             admission=Admission(mode="allow", allow=tuple(allow)) if allow else Admission(),
             onebyte=chain,
+            audit=audit or Audit(),
         )
         self.run_id = run_id(self.manifest)
         self.members: list[Member] = []
@@ -232,8 +246,11 @@ class Swarm:
         desk.known = membership.view.__contains__
         exchange = ModelExchange(transport, blobs, self.manifest.model_bytes, accuse, membership.ping)
         learner = self._make_learner(blobs, index)
-        parts = Parts(desk, membership, exchange, learner, blobs, self.manifest, signer, log, rng)
-        node = OneByte(parts, Hooks())
+        data = self.data(index)
+        parts = Parts(desk, membership, exchange, learner, blobs, self.manifest, signer, log, rng, data)
+        judgements: list[Judgement] = []
+        node = OneByte(parts, Hooks(judged=judgements.append))
+        desk.shunned = lambda peer: bool(judgements) and peer in judgements[-1].expelled
         tell = desk.tell
 
         async def told(topic: str, message: AnyMessage) -> None:
@@ -241,7 +258,7 @@ class Swarm:
             await tell(topic, message)
 
         desk.tell = told  # type: ignore[method-assign]  # to see what is published, and when
-        return Member(index, signer, node, learner, blobs, log, scope, parts, standing, offences, published)
+        return Member(index, signer, node, learner, blobs, log, scope, parts, standing, offences, published, judgements)
 
     def crash(self, *members: Member) -> None:
         for member in members:

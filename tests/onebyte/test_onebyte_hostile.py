@@ -107,7 +107,7 @@ RUBBISH: dict[str, tuple[Rubbish, OffenceKind | None]] = {
     "wrong changes": (lambda *at: NewBlock(block_on(*at, changes=NOWHERE)), OffenceKind.PROTOCOL),
     "orphan": (lambda *at: NewBlock(block_on(*at, parent=NOWHERE)), None),
     "forged join": (
-        lambda *at: NewChange(Join(at[0].height, NOWHERE, at[1].peer, bytes(64))),
+        lambda *at: NewChange(Join(at[0].height, NOWHERE, b"", at[1].peer, bytes(64))),
         OffenceKind.BAD_SIGNATURE,
     ),
 }
