@@ -28,10 +28,12 @@ from gossipnode.modest_checkers import (
     NoForkRemains,
     OneAggregateARound,
     Quorum,
+    convicted,
     modest_checkers,
 )
 from gossipnode.trainings import finished_of
 from protocols import limits
+from protocols.evidence import Judgement
 from protocols.messages import Aggregate, Input
 from sampling.peers import PeerId, Round
 from verify.digest import digest_of
@@ -137,14 +139,25 @@ async def test_descending_from_a_convicted_aggregate(autojump_clock: MockClock, 
     world, checker = swarm.world(), NoConvictedAncestor()
     rounds = [swarm.settled(round) for round in (1, 2, 3)]
     first, *others = ([Belief("1", finished_of(aggregate), 0.0)] for aggregate in rounds)
-    convicted = frozenset({rounds[0].model})
+    wrong = frozenset({rounds[0].model})
     assert not found(checker, dataclasses.replace(world, news=first))
-    assert not found(checker, dataclasses.replace(world, convicted=convicted))  # what was believed before is no fault
-    findings = found(checker, *(dataclasses.replace(world, news=news, convicted=convicted) for news in others))
+    assert not found(checker, dataclasses.replace(world, convicted=wrong))  # what was believed before is no fault
+    findings = found(checker, *(dataclasses.replace(world, news=news, convicted=wrong) for news in others))
     assert [finding.round for finding in findings] == [2, 3]
     beside = another(rounds[2], parent=digest_of(b"elsewhere"))
     news = [Belief("1", finished_of(beside), 0.0)]
-    assert not found(checker, dataclasses.replace(world, news=news, convicted=convicted))
+    assert not found(checker, dataclasses.replace(world, news=news, convicted=wrong))
+
+
+async def test_convicted_is_what_every_node_knows_to_be_wrong(autojump_clock: MockClock, make_swarm: MakeSwarm) -> None:
+    swarm = await sound(make_swarm)
+    wrong, nodes = swarm.settled(1), swarm.world().nodes
+    for seen in nodes[1:]:
+        seen.node.protocol.auditor.judgement = Judgement(wrong=[wrong])
+    assert convicted(nodes) == frozenset()
+    nodes[0].node.protocol.auditor.judgement = Judgement(wrong=[wrong])
+    assert convicted(nodes) == {wrong.model}
+    assert convicted([]) == frozenset()
 
 
 async def test_bytes_out_of_nowhere(autojump_clock: MockClock, make_swarm: MakeSwarm) -> None:
