@@ -138,7 +138,6 @@ class Judgement:
     """What the evidence amounts to."""
 
     expelled: dict[PeerId, str] = field(default_factory=dict)  # and why
-    suspended: dict[PeerId, str] = field(default_factory=dict)  # by a panel, until the appeal
     wrong: dict[Digest, Aggregate] = field(default_factory=dict)  # aggregates whose maker was expelled for them
     contradicted: tuple[tuple[PeerId, Digest], ...] = ()  # auditors, and the claims on which they were
     undecided: tuple[Digest, ...] = field(default=(), compare=False)  # doubted models that may still be asked for
@@ -254,9 +253,7 @@ class Evidence:
                 undecided.append(case.model)
             if verdict.stage is Stage.EXPELLED:
                 self._expel(case, found, now)
-            elif verdict.stage is Stage.QUARANTINED:
-                found.suspended[case.accused] = f"{_of(case)}: the appeal is under way"
-        return Judgement(found.expelled, found.suspended, found.wrong, tuple(contradicted), tuple(undecided))
+        return Judgement(found.expelled, found.wrong, tuple(contradicted), tuple(undecided))
 
     def _expel(self, case: Case, found: Judgement, now: Round) -> None:
         if case.made is None:

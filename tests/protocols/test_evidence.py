@@ -102,6 +102,17 @@ def test_votes_that_come_in_any_order_judge_alike() -> None:
     assert one.judgement(Round(5)) == other.judgement(Round(5))
 
 
+def test_a_panel_that_doubts_calls_the_appeal_and_puts_nobody_out() -> None:
+    """Three auditors have a lying majority too often."""
+    held = evidence()
+    held.certify(with_votes(*(vote(index, agrees=False) for index in (0, 2, 3))))
+    (doubted,) = held.doubted()
+    assert held.verdict(doubted).stage is Stage.APPEALED
+    judgement = held.judgement(Round(5))
+    assert (judgement.expelled, judgement.wrong, judgement.contradicted) == ({}, {}, ())
+    assert judgement.undecided == (doubted.model,)
+
+
 def test_expulsion_lapses_when_the_manifest_says_so() -> None:
     held = Evidence(RUN, Audit(fraction=1.0, readmit_rounds=10), lambda: PEERS)
     held.certify(convicting())
