@@ -17,6 +17,7 @@ from protocols.claiming import claim_of, link_holds, link_of, merged_of, shard_o
 from protocols.manifest import Audit
 from protocols.messages import Aggregate, Certificate, Input, Link, Twice
 from sampling.peers import PeerId, Round
+from verify.chance import Figures, explains
 from verify.claims import NONCE_BYTES, Vote, auditors, is_drawn, projection_seed, sealed
 from verify.digest import DIGEST_BYTES, Digest
 from verify.lsh import SIGNATURE_BYTES, Signature, Tolerance, agrees
@@ -85,6 +86,13 @@ class Case:
         kinds = [kind for votes in self.votes.values() for kind in votes]
         return kinds.count(True), kinds.count(False)
 
+    def by_chance(self, auditor: PeerId) -> bool:
+        """May it and those who voted otherwise all be honest? A mean leaves nothing to chance: it is what it is."""
+        votes = [vote for vote in self.all_votes() if self.made is not None and vote.own and vote.claimed]
+        found = {vote.auditor: Figures.of(Signature.of(vote.own), Signature.of(vote.claimed)) for vote in votes}
+        own = found.pop(auditor, None)
+        return own is not None and explains(own, list(found.values()))
+
     @property
     def doubted(self) -> bool:
         return any(False in kinds for kinds in self.votes.values())
@@ -139,7 +147,7 @@ class Judgement:
 
     expelled: dict[PeerId, str] = field(default_factory=dict)  # and why
     wrong: dict[Digest, Aggregate] = field(default_factory=dict)  # aggregates whose maker was expelled for them
-    contradicted: tuple[tuple[PeerId, Digest], ...] = ()  # auditors, and the claims on which they were
+    contradicted: tuple[tuple[PeerId, Digest], ...] = ()  # auditors, and the claims on which they were, not by chance
     undecided: tuple[Digest, ...] = field(default=(), compare=False)  # doubted models that may still be asked for
 
 
@@ -248,7 +256,8 @@ class Evidence:
                 found.expelled[peer] = f"claimed two results of round {twice.round}"
         for case in sorted(self.doubted(), key=lambda each: (each.round, each.claim)):
             verdict = self.verdict(case)
-            contradicted += [(peer, case.claim) for peer in verdict.contradicted if peer not in found.expelled]
+            outvoted = [peer for peer in verdict.contradicted if peer not in found.expelled]
+            contradicted += [(peer, case.claim) for peer in outvoted if not case.by_chance(peer)]
             if verdict.stage not in DECIDED:
                 undecided.append(case.model)
             if verdict.stage is Stage.EXPELLED:

@@ -113,6 +113,27 @@ def test_a_panel_that_doubts_calls_the_appeal_and_puts_nobody_out() -> None:
     assert judgement.undecided == (doubted.model,)
 
 
+def near(index: int, bits: int) -> Vote:
+    """A vote whose figures are so many bits apart; it says what they say."""
+    flipped = ((1 << bits) - 1).to_bytes(32, "little")
+    own, claimed = bytes(Signature(bytes(32), 0)), bytes(Signature(flipped, 0))
+    agreed = bits <= Audit().tolerance_bits
+    unsigned = Vote(PEERS[index], case().claim, agreed, own, claimed, bytes(16), b"")
+    return sign_vote(SIGNERS[index], RUN, unsigned)
+
+
+@pytest.mark.parametrize(("doubt", "others", "blamed"), [(9, (7, 8), False), (60, (0, 0), True), (9, (0, 0), True)])
+def test_who_is_outvoted_by_chance_is_not_blamed(doubt: int, others: tuple[int, int], blamed: bool) -> None:
+    """A claim at the edge of the tolerance makes honest auditors contradict each other: that is its maker's aim."""
+    held = evidence()
+    first, *rest = (PEERS.index(peer) for peer in held.order(case())[:3])
+    votes = [near(first, doubt), *(near(index, bits) for index, bits in zip(rest, others, strict=True))]
+    held.certify(with_votes(*votes))
+    (doubted,) = held.doubted()
+    assert held.verdict(doubted).stage is Stage.CLEARED
+    assert [peer for peer, _ in held.judgement(Round(5)).contradicted] == [PEERS[first]] * blamed
+
+
 def test_expulsion_lapses_when_the_manifest_says_so() -> None:
     held = Evidence(RUN, Audit(fraction=1.0, readmit_rounds=10), lambda: PEERS)
     held.certify(convicting())
