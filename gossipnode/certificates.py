@@ -33,7 +33,7 @@ from verify.tally import Stage
 
 VERSION: Final = 1
 FILE_BYTES: Final = 4 * MIB  # of a file that is read: candidates of a full view, and a certificate
-PROVEN: Final = frozenset({Stage.QUARANTINED, Stage.EXPELLED, Stage.ACQUITTED})
+PROVEN: Final = frozenset({Stage.EXPELLED, Stage.ACQUITTED})
 
 
 class Filed(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

@@ -323,7 +323,7 @@ class Node:
 
     def _judged(self, judgement: Judgement) -> None:
         """Evidence that all share has changed: whoever it expels is neither linked nor sampled from now on."""
-        for peer in self.standing.sentence(judgement.expelled, judgement.suspended):
+        for peer in self.standing.sentence(judgement.expelled):
             if peer == self._transport.me:
                 log.error("the swarm believes that this node lies: %s", self.standing.why(peer))
                 continue

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from statistics import median_low
 from typing import Final
 
 from protocols import limits
@@ -18,15 +17,15 @@ from protocols.claiming import claim_of, link_holds, link_of, merged_of, shard_o
 from protocols.manifest import Audit
 from protocols.messages import Aggregate, Certificate, Input, Link, Twice
 from sampling.peers import PeerId, Round
+from verify.chance import Figures, explains
 from verify.claims import NONCE_BYTES, Vote, auditors, is_drawn, projection_seed, sealed
 from verify.digest import DIGEST_BYTES, Digest
-from verify.lsh import BITS, NO_NORM, SIGNATURE_BYTES, Signature, Tolerance, agrees, distance
+from verify.lsh import SIGNATURE_BYTES, Signature, Tolerance, agrees
 from verify.tally import DECIDED, Stage, Verdict, reach, tally
 
 Doubt = str | None  # why not to believe it
 FORGED: Final = "a signature in it does not hold"
 UNKNOWN: Final = "of a history that we do not know"
-EDGE: Final = 3  # times: what is 24 bits apart under most seeds is 8 apart under 1 of 11,000 (binomial, of 256 bits)
 
 
 @dataclass(eq=False)
@@ -95,6 +94,13 @@ class Case:
         kinds = [kind for votes in self.votes.values() for kind in votes]
         return kinds.count(True), kinds.count(False)
 
+    def by_chance(self, auditor: PeerId) -> bool:
+        """May it and those who voted otherwise all be honest? A mean leaves nothing to chance: it is what it is."""
+        votes = [vote for vote in self.all_votes() if self.made is not None and vote.own and vote.claimed]
+        found = {vote.auditor: Figures.of(Signature.of(vote.own), Signature.of(vote.claimed)) for vote in votes}
+        own = found.pop(auditor, None)
+        return own is not None and explains(own, list(found.values()))
+
     @property
     def doubted(self) -> bool:
         return any(False in kinds for kinds in self.votes.values())
@@ -143,22 +149,13 @@ def _agree(case: Case, vote: Vote, audit: Audit) -> bool:
     return agrees(Signature.of(vote.own), Signature.of(vote.claimed), tolerance)
 
 
-def _apart(vote: Vote) -> tuple[int, int]:
-    """Bits, and steps of the norm; as far as can be if there was nothing to compare."""
-    if not vote.own or not vote.claimed:
-        return BITS, -NO_NORM
-    own, claimed = Signature.of(vote.own), Signature.of(vote.claimed)
-    return distance(own, claimed), abs(own.norm - claimed.norm)
-
-
 @dataclass(frozen=True)
 class Judgement:
     """What the evidence amounts to."""
 
     expelled: dict[PeerId, str] = field(default_factory=dict)  # and why
-    suspended: dict[PeerId, str] = field(default_factory=dict)  # by a panel, until the appeal
     wrong: list[Aggregate] = field(default_factory=list)  # aggregates whose maker was expelled for them
-    contradicted: tuple[tuple[PeerId, Digest], ...] = ()  # auditors, and the claims on which they were
+    contradicted: tuple[tuple[PeerId, Digest], ...] = ()  # auditors, and the claims on which they were, not by chance
     undecided: tuple[Digest, ...] = field(default=(), compare=False)  # doubted models that may still be asked for
 
 
@@ -266,28 +263,13 @@ class Evidence:
                 found.expelled[peer] = f"claimed two results of round {twice.round}"
         for case in sorted(self.doubted(), key=lambda each: (each.round, each.claim)):
             verdict = self.verdict(case)
-            mistaken = [peer for peer in verdict.contradicted if peer not in found.expelled]
-            if mistaken and self._plain(case, right=verdict.stage is not Stage.EXPELLED):
-                contradicted += [(peer, case.claim) for peer in mistaken]
+            outvoted = [peer for peer in verdict.contradicted if peer not in found.expelled]
+            contradicted += [(peer, case.claim) for peer in outvoted if not case.by_chance(peer)]
             if verdict.stage not in DECIDED:
                 undecided.append(case.model)
             if verdict.stage is Stage.EXPELLED:
                 self._expel(case, found, now)
-            elif verdict.stage is Stage.QUARANTINED:
-                found.suspended[case.accused] = f"{_of(case)}: the appeal is under way"
-        return Judgement(found.expelled, found.suspended, found.wrong, tuple(contradicted), tuple(undecided))
-
-    def _plain(self, case: Case, *, right: bool) -> bool:
-        """Could no honest auditor have seen it otherwise than those who carried the decision? Near the tolerance each
-        one's seed decides, and a liar would aim there to ruin the honest. By the winners' middle: losers cannot move
-        it. Aggregates are compared bit for bit."""
-        if case.made is None:
-            return True
-        apart = [_apart(vote) for vote in case.all_votes() if vote.agrees == right]
-        bits, norms = median_low(bits for bits, _ in apart), median_low(norms for _, norms in apart)
-        if right:
-            return bits * EDGE <= self.audit.tolerance_bits and norms < self.audit.tolerance_norm
-        return bits >= self.audit.tolerance_bits * EDGE or norms > self.audit.tolerance_norm + 1
+        return Judgement(found.expelled, found.wrong, tuple(contradicted), tuple(undecided))
 
     def _expel(self, case: Case, found: Judgement, now: Round) -> None:
         if case.made is None:

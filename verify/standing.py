@@ -212,7 +212,6 @@ class Standing:
         self._offences: deque[Offence] = deque(past.offences, maxlen=OFFENCES_KEPT)
         self._by_kind: Counter[OffenceKind] = Counter(past.by_kind)
         self._expelled: Mapping[PeerId, str] = {}
-        self._suspended: Mapping[PeerId, str] = {}
         self._round = past.round  # the latest heard of: an offence reported late is judged as of now, never backwards
 
     def record(self, offence: Offence) -> Verdict:
@@ -226,24 +225,18 @@ class Standing:
         self._evict()
         return Verdict(offence.peer, record.strikes, after, fresh=after and not before)
 
-    def sentence(self, expelled: Mapping[PeerId, str], suspended: Mapping[PeerId, str]) -> list[PeerId]:
+    def sentence(self, expelled: Mapping[PeerId, str]) -> list[PeerId]:
         """What the shared evidence amounts to, and why; replaces what it amounted to before. Returns whom it adds."""
-        before = {*self._expelled, *self._suspended}
-        self._expelled, self._suspended = dict(expelled), dict(suspended)
-        return sorted({*expelled, *suspended} - before)
+        before, self._expelled = self._expelled, dict(expelled)
+        return sorted(expelled.keys() - before.keys())
 
     def why(self, peer: PeerId) -> str:
-        """It was sentenced; "" if it was not."""
-        return self._expelled.get(peer) or self._suspended.get(peer, "")
+        """It was expelled; "" if it was not."""
+        return self._expelled.get(peer, "")
 
     @property
     def expelled(self) -> Mapping[PeerId, str]:
         return self._expelled
-
-    @property
-    def suspended(self) -> Mapping[PeerId, str]:
-        """Quarantined by a panel, until the appeal has decided."""
-        return self._suspended
 
     def strikes(self, peer: PeerId, round: int) -> int:
         record = self._records.get(peer)
@@ -251,7 +244,7 @@ class Standing:
 
     def quarantined(self, peer: PeerId, round: int) -> bool:
         """True: neither hear nor sample this peer in this round."""
-        if peer in self._expelled or peer in self._suspended:
+        if peer in self._expelled:
             return True
         record = self._records.get(peer)
         return record is not None and round < record.until

@@ -1,7 +1,7 @@
 """What the votes on one claim amount to: one auditor first, three if one of them doubts it, a committee for the appeal.
 
 Majority of three as in Generative AI Consensus (arXiv 2307.01898); but three of twenty peers with six liars have a
-lying majority 22 % of the time, so three only quarantine and begin an appeal, whose majority expels or acquits.
+lying majority 22 % of the time, so three only call an appeal, whose majority expels or acquits.
 Invariant: a pure function of the auditors' order and the set of votes, whatever order they came in. Only the first
 votes by rank count, so that more votes by more distant ranks change nothing; who votes both ways does not vote.
 """
@@ -16,14 +16,14 @@ from typing import Final
 
 from sampling.peers import PeerId
 
-PANEL: Final = 3  # votes that quarantine, by majority
+PANEL: Final = 3  # votes that call the appeal, by majority
 
 
 class Stage(enum.StrEnum):
     OPEN = "open"  # nobody has voted
     CLEARED = "cleared"
     ACCUSED = "accused"  # somebody doubts it, and the panel has no majority yet
-    QUARANTINED = "quarantined"  # the panel does; the appeal is under way
+    APPEALED = "appealed"  # the panel doubts it; the appeal is under way, and nobody is out yet
     EXPELLED = "expelled"
     ACQUITTED = "acquitted"  # on appeal
 
@@ -56,7 +56,7 @@ def wanted(stage: Stage, auditors: int, appeal: int) -> int:
             return 1
         case Stage.ACCUSED:
             return PANEL
-        case Stage.QUARANTINED:
+        case Stage.APPEALED:
             return max(PANEL, bench(auditors, appeal))
     return 0
 
@@ -85,7 +85,7 @@ def _appealed(counted: Mapping[PeerId, bool], size: int) -> Verdict:
         return Verdict(Stage.EXPELLED, _contradicted(heard, decision=False))
     if 2 * matches > size:
         return Verdict(Stage.ACQUITTED, _contradicted(heard, decision=True))
-    return Verdict(Stage.QUARANTINED)
+    return Verdict(Stage.APPEALED)
 
 
 def _contradicted(votes: Mapping[PeerId, bool], *, decision: bool) -> tuple[PeerId, ...]:

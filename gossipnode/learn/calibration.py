@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Final
 
 import numpy as np
@@ -42,6 +43,7 @@ class Plan:
     trials: int = 1000  # for each row, over all works
     seed: int = 0
     bfloat16: bool = False  # its noise counts as honest
+    only: tuple[str, ...] = ()  # ways to report on; all, if none are named
 
 
 @dataclass(slots=True)
@@ -80,14 +82,15 @@ class Calibration:
 
 
 Updates = Mapping[str, Vector]
+Knowing = Mapping[str, Callable[[Tolerance], Way]]  # ways of who knows the tolerance, by name
 
 
 class Calibrator:
     """One task. Raises TaskError, LearnerError where the task does, and Unfit if it cannot be trained so."""
 
-    def __init__(self, engine: Engine, plan: Plan) -> None:
+    def __init__(self, engine: Engine, plan: Plan, knowing: Knowing = MappingProxyType({})) -> None:
         torch.set_num_threads(1)
-        self._plan, self._engine = plan, engine
+        self._plan, self._engine, self._knowing = plan, engine, knowing
         self._shards = [engine.data(Shard(index=i, count=plan.shards)) for i in range(plan.shards)]
         self.trainings = Trainings(engine.task, self._shards[0].pool, engine.config.training, engine.template)
         self._honest: dict[str, Way] = dict(honest_ways())
@@ -95,7 +98,7 @@ class Calibrator:
         if engine.config.training.momentum == 0:
             del cheating["no momentum"]
         (self._honest if plan.bfloat16 else cheating)[BFLOAT16] = in_bfloat16
-        self._ways = {**self._honest, **cheating}
+        self._ways = self._asked_for({**self._honest, **cheating})
         self._rng = np.random.default_rng(plan.seed)
 
     def run(self, say: Callable[[str], None]) -> Calibration:
@@ -103,11 +106,16 @@ class Calibrator:
         say(f"training {self._plan.choosing} works in {len(self._honest)} honest ways, to choose the tolerance")
         worst = max(furthest(self._updates(work, self._honest)) for work in self._works(parents, "choosing"))
         tolerance = tolerance_for(MARGIN * worst)
+        self._ways |= self._asked_for({name: make(tolerance) for name, make in self._knowing.items()})
         say(f"training {self._plan.works} fresh works in {len(self._ways)} ways, to see what it is worth")
         fresh = [self._updates(work, self._ways) for work in self._works(parents, "fresh")]
         say(f"{self._plan.trials} trials a row")
         rows = self._tried(fresh, tolerance)
         return Calibration(worst, tolerance, rows, self.trainings.count, len(fresh))
+
+    def _asked_for(self, ways: Mapping[str, Way]) -> dict[str, Way]:
+        only = self._plan.only
+        return {name: way for name, way in ways.items() if not only or name in only}
 
     def _parents(self) -> list[Vector]:
         """Models of several ages, each trained on one shard after the other."""

@@ -128,7 +128,7 @@ def verdict_lines(audits: AuditStatus | None) -> list[RenderableType]:
         Text.assemble(
             Text(f"round {each.round} ", "dim"),
             safe(f"{short_peer(each.peer)} "),
-            safe(f"{each.stage} ", "red" if each.stage in ("quarantined", "expelled") else "yellow"),
+            safe(f"{each.stage} ", "red" if each.stage == "expelled" else "yellow"),
             safe(f"{each.kind}: {each.contradict} of {each.agree + each.contradict} auditors contradict it"),
         )
         for each in reversed((audits.verdicts if audits else [])[-OFFENCES_SHOWN:])

@@ -533,14 +533,15 @@ async def test_a_newcomer_believes_of_the_past_what_two_peers_tell_alike(
 async def test_nobody_is_believed_against_what_we_remember_or_on_what_is_yet_to_come(
     autojump_clock: MockClock, scene: Scene
 ) -> None:
-    case = await scene.round(rank=7)
-    other = msgspec.structs.replace(drawing(case.aggregate, 6), signature=b"")
-    contrary = Case(case.aggregate, link_of(signed(other, SIGNERS[MAKER], RUN)), case.made)
-    votes = tuple(vote(index, contrary, agrees=False) for index in ranked(contrary) if index != ME)
+    start = scene.head.known
+    first = after(start, [made_by(LIAR, CLAIMED, start), made_by(OTHER, b"other.....", start)])
+    scene.head.learn(first)
+    scene.head.learn(after(first, [made_by(OTHER, b"next......", first)]))  # spares the liar
+    drawn = Case(first, link_of(drawing(first, 7)), first.inputs[0])  # by another second round, says a majority
+    votes = tuple(vote(index, drawn, agrees=False) for index in ranked(drawn) if index != ME)
     async with scene.audits():
         await linked(scene, 4, 5, 6)
         for index in (4, 5, 6):
-            told = msgspec.structs.replace(contrary.certificate(), votes=votes)
+            told = msgspec.structs.replace(drawn.certificate(), votes=votes)
             await scene.hears(PEERS[index], EvidenceIs((told, conviction())))
-    assert contrary.beacon.model != case.beacon.model
     assert expels(scene) == []

@@ -23,12 +23,12 @@ def test_one_that_agrees_clears() -> None:
 def test_a_doubt_calls_two_more_and_their_majority_decides() -> None:
     assert stage({0: False}) is Stage.ACCUSED
     assert stage({0: False, 1: True, 2: True}) is Stage.CLEARED
-    assert stage({0: False, 1: False, 2: True}) is Stage.QUARANTINED
+    assert stage({0: False, 1: False, 2: True}) is Stage.APPEALED
 
 
 def test_the_appeal_needs_a_majority_of_its_whole_bench() -> None:
     doubts = dict.fromkeys(range(5), False)
-    assert stage(doubts) is Stage.QUARANTINED
+    assert stage(doubts) is Stage.APPEALED
     assert stage({**doubts, 9: False}) is Stage.EXPELLED
     assert stage({0: False, 1: False, **dict.fromkeys(range(2, 8), True)}) is Stage.ACQUITTED
 
