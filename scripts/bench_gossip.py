@@ -97,9 +97,10 @@ TABLES: Mapping[str, Sequence[Row]] = {
         *(Row(f"{rule}, one half own, different", different(rule, beta=0.5)) for rule in RULES),
         *(Row(f"{rule}, common", common(rule)) for rule in RULES),
         Row("FedAvg, ten a round", {"modest": {"trainers": 10}}, kind="fedavg"),
+        Row("FedAvg, fifty a round", {"modest": {"trainers": 50}}, kind="fedavg"),
     ),
     "speeds": tuple(
-        Row(weighting, common("corrected", weighting=weighting), "gossip", None, "labels", (4.0, 2.0, 1.0), 120.0)
+        Row(weighting, common("corrected", weighting=weighting), "gossip", None, "labels", (4.0, 2.0, 1.0), 80.0)
         for weighting in ("samples", "fedfix")
     ),
     "labels": (

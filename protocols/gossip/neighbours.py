@@ -26,6 +26,7 @@ FRESH_MOST_S: Final = 3600.0  # whatever it says of its own pace
 class Heard:
     offer: Offer
     at_s: float
+    first_s: float  # of this model
 
 
 class Neighbours:
@@ -39,7 +40,9 @@ class Neighbours:
 
     def hear(self, peer: PeerId, offer: Offer, now_s: float, interval_s: float = 0.0) -> None:
         """`interval_s`: at which everybody announces."""
-        self._heard[peer] = Heard(offer, now_s)
+        before = self._heard.get(peer)
+        known = before is not None and before.offer.model == offer.model
+        self._heard[peer] = Heard(offer, now_s, before.first_s if before and known else now_s)
         if len(self._heard) <= KEPT:
             return
         for gone in self._heard.keys() - set(self.fresh(now_s, interval_s)):

@@ -32,7 +32,9 @@ log = logging.getLogger(__name__)
 ASK_S = 5.0  # for a name: whoever is slower has better things to do
 AT_ONCE = 4  # pulls under way
 PAUSE_S = 0.05  # between two pulls, however small the models
-IDLE_S = 1.0  # after a pull that brought nothing
+IDLE_S = 1.0  # after a pull that failed
+NOT_YET_S = 0.1  # after a peer had nothing new
+AGAIN = 0.25  # of its turn: then a peer that had nothing new is asked again
 OWNER = "pulled"
 REMEMBERED = 1024  # origins whose last model is known: it is not fetched twice
 
@@ -72,8 +74,7 @@ class Puller:
 
     async def _pull_one(self, peer: PeerId) -> None:
         try:
-            if not await self._pull(peer):
-                self._pause(IDLE_S)
+            self._pause(await self._pull(peer))
         finally:
             self._asked.discard(peer)
         self._looked()
@@ -100,22 +101,30 @@ class Puller:
         heard = self._neighbours.last(peer)
         if peer in self._inbox or heard is None:
             return False
-        due_s = heard.at_s + heard.offer.train_ms / 1000
-        return heard.offer.model != self._last.get(peer) or trio.current_time() >= due_s
+        if heard.offer.model != self._last.get(peer) or self._is_last(heard.offer):
+            return True
+        turn_s = heard.offer.train_ms / 1000
+        return trio.current_time() >= max(heard.first_s + turn_s, heard.at_s + turn_s * AGAIN)
 
-    async def _pull(self, peer: PeerId) -> bool:
-        """True if its newest model is here now, and was not before."""
+    def _is_last(self, offer: Offer) -> bool:
+        """Its maker has finished: who trains on merges it again and again, lest it drift away from the others."""
+        return 0 < self._parts.manifest.rounds <= offer.age
+
+    async def _pull(self, peer: PeerId) -> float:
+        """Its newest model, unless we have had it. Seconds to pause beyond what the model's bytes ask for."""
         manifest = self._parts.manifest
         try:
             offer = (await self._desk.ask(peer, AskNewest(), NewestIs, ASK_S)).offer
             self._neighbours.hear(peer, offer, trio.current_time())
-            if offer.model == self._last.get(peer) or not self._auditor.holds(peer, offer):
-                return False
+            had = offer.model == self._last.get(peer) and not self._is_last(offer)
+            if had or not self._auditor.holds(peer, offer):
+                return NOT_YET_S
             self._pause(manifest.model_bytes / manifest.gossip.pull_bytes_s)
             await self._exchange.obtain(offer.model, [peer])
             await self._parts.learner.check(offer.model)
         except Declined as refusal:
             log.debug("%s has no model for us: %s", peer, refusal)
+            return NOT_YET_S
         except Unfit as error:
             self._desk.accuse(peer, OffenceKind.UNFIT_MODEL, str(error))
             self._neighbours.forget(peer)
@@ -126,8 +135,8 @@ class Puller:
             log.warning("nothing pulled from %s: %s", peer, error)
         else:
             self._came(peer, offer)
-            return True
-        return False
+            return 0.0
+        return IDLE_S
 
     def _came(self, peer: PeerId, offer: Offer) -> None:
         self.remember(peer, offer.model)

@@ -124,6 +124,7 @@ class Trainer:
         self._hooks.began()
         if self._trains:
             await self._catch_up()
+        self._turned_at = trio.current_time()
         while not self._done:
             await (self._train_once() if self._trains else self._follow())
         await self._finish()
@@ -203,7 +204,7 @@ class Trainer:
         """Offered at once, and merged after the rest: what others have is fresher then, and ours for them."""
         away = self._was_away()
         if not away:
-            self.turn_s = trio.current_time() - self._turned_at
+            self.turn_s = max(self._rules.every_s, trio.current_time() - self._turned_at)
         self._turned_at = trio.current_time()
         self.age, self.model, self._samples = Round(self.age + 1), trained.model, trained.samples
         self.newest = self._making.trained(trained, self.age, self._turn_ms())

@@ -63,6 +63,16 @@ def test_the_slow_are_waited_for_but_not_for_as_long_as_they_say() -> None:
     assert known.fresh(FRESH_MOST_S + 1) == []
 
 
+def test_a_model_heard_of_again_is_no_younger() -> None:
+    known = Neighbours(b"salt")
+    for now_s in (1.0, 2.0):
+        known.hear(peer(1), offer(1), now_s)
+    assert known.heard()[peer(1)].first_s == 1.0
+    assert known.heard()[peer(1)].at_s == 2.0
+    known.hear(peer(1), offer(2), 3.0)
+    assert known.heard()[peer(1)].first_s == 3.0
+
+
 def test_no_minority_sets_the_clock() -> None:
     known = Neighbours(b"salt")
     for number, age in enumerate((7, 8, 9, 2**40)):

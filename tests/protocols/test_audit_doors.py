@@ -127,7 +127,7 @@ class Scene:
             self.desk, self.membership, sampler, exchange, self.learner, self.blobs, manifest, rng, SIGNERS[ME]
         )
         self.head = Head(parts, theta0(manifest), self._save)
-        self.withheld = Withheld(lambda: self.head.known.round, lambda: False)
+        self.withheld = Withheld(lambda: self.head.known.round, lambda: False, lambda model: False)
         self.judged: list[Judgement] = []
         self.auditor = Auditor(parts, self.head, self.withheld, lambda: False, self.judged.append)
 
