@@ -53,7 +53,6 @@ ONLY: Final[dict[str, tuple[str, ...]]] = {  # protocols in which a kind makes s
     **dict.fromkeys(("lying-auditor", "lazy-auditor", "colluding-auditor"), ROUNDS),
     **dict.fromkeys(("withholding", "late-reveal", "double-sign", "censor", "grinder"), CHAIN),
     **dict.fromkeys(("private-branch", "long-range"), CHAIN),
-    "false-answer": ROUNDS + CHAIN,  # no two nodes of a gossip run hold one model, so no answers are compared there
 }
 
 
