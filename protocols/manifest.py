@@ -236,8 +236,11 @@ def _faults(manifest: Manifest) -> Iterator[str]:
     elif manifest.protocol == "gossip":
         yield from merging.faults(manifest.merging, manifest.gossip.neighbours + 1)
         yield from gossip.faults(manifest.gossip, manifest.merging.byzantine)
+        yield from _replay_faults(manifest)
     else:
         yield from merging.faults(manifest.merging, math.ceil(modest.success_fraction * modest.trainers - 1e-9))
+    if manifest.merging.rule in merging.OWN and manifest.protocol != "gossip":
+        yield f"merging.rule: {manifest.merging.rule} goes by a node's own examples: only with protocol gossip"
     for key, peer in (("author", manifest.author), *(("admission.allow", peer) for peer in admission.allow)):
         if public_key_of(peer) is None:
             yield f"{key}: {peer[:60]!a} is not the id of an Ed25519 key (12D3KooW...)"
@@ -264,6 +267,15 @@ def _chain_faults(manifest: Manifest) -> Iterator[str]:
         for peer in manifest.onebyte.founders:
             if peer not in manifest.admission.allow:
                 yield f"onebyte.founders: {peer} is not in admission.allow"
+
+
+def _replay_faults(manifest: Manifest) -> Iterator[str]:
+    """In gossip, where an audit is a replay or nothing."""
+    audit = manifest.audit
+    if audit.fraction and audit.policy in ("probe", "recompute"):
+        yield f"audit.policy: gossip replays models or audits none, not {audit.policy}; use auto, or audit.fraction = 0"
+    if audit.fraction and manifest.merging.rule in merging.OWN:
+        yield f"audit.fraction: merges by {manifest.merging.rule} cannot be made again by others; set it to 0"
 
 
 def _values(section: Section) -> list[Any]:

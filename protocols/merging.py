@@ -26,8 +26,10 @@ Rule: TypeAlias = Literal[
     "geometric-median",
     "centred-clipping",
     "flag",
+    "bristle",
 ]
 TRUSTING: Final = ("mean", "corrected")  # a single liar can make anything of them
+OWN: Final = ("bristle",)  # weigh models by a node's own examples, so nobody else can make their merges again
 COUNTING: Final = ("trimmed-mean", "multi-krum")  # do nothing unless they are told how many lie
 CENTRED: Final = ("centred-clipping", "flag")  # look at what a round changed, so they need the model it began with
 
@@ -39,8 +41,8 @@ class Merging(Section, frozen=True, kw_only=True):
         Rule,
         Meta(
             description="mean, corrected (variance-corrected), median, trimmed-mean, multi-krum, geometric-median, "
-            "centred-clipping, flag; auto: mean (in gossip: corrected) if byzantine = 0, else nearest-neighbour mixing "
-            "and geometric-median"
+            "centred-clipping, flag, in gossip bristle too (output layers, class by class); auto: mean (in gossip: "
+            "corrected) if byzantine = 0, else nearest-neighbour mixing and geometric-median"
         ),
     ] = "auto"
     byzantine: Annotated[
@@ -69,6 +71,10 @@ def settled(merging: Merging, protocol: str = "modest") -> Merging:
 def faults(asked: Merging, fewest: int) -> Iterator[str]:
     """Why `asked` cannot be, where an honest round is made of at least `fewest` models."""
     merging = settled(asked)
+    if merging.rule in OWN:
+        if merging.byzantine or merging.mixing:
+            yield f"merging.rule: {merging.rule} takes neither merging.byzantine nor merging.mixing"
+        return
     trusting, liars = merging.rule in TRUSTING, merging.byzantine
     if trusting and liars:
         yield f"merging.byzantine: {merging.rule} withstands no liar; choose another merging.rule, or auto"

@@ -15,7 +15,7 @@ import torch
 from bench import gossips
 from bench.rounds import LIES, Rounds, Setting
 
-from protocols.merging import TRUSTING, Merging, Rule
+from protocols.merging import OWN, TRUSTING, Merging, Rule
 
 
 def rules(liars: int, protocol: str) -> Iterator[tuple[str, Merging]]:
@@ -23,7 +23,7 @@ def rules(liars: int, protocol: str) -> Iterator[tuple[str, Merging]]:
     if protocol == "gossip":
         yield "corrected", Merging(rule="corrected")
     for rule in get_args(Rule):
-        if rule not in ("auto", *TRUSTING):
+        if rule not in ("auto", *TRUSTING, *OWN):
             for mixing in (False, True):
                 yield f"{'NNM + ' * mixing}{rule}", Merging(rule=rule, byzantine=liars, mixing=mixing)
 

@@ -77,6 +77,12 @@ class Export(Part, frozen=True):
     path: str
 
 
+class Integrate(Part, frozen=True):
+    """A merge that tries the models on our own examples, ours first. Answered by Done, what they make stored."""
+
+    models: list[bytes]
+
+
 class Merge(Part, frozen=True):
     """Answered by Done, what they make stored."""
 
@@ -208,7 +214,7 @@ class Failed(Part, frozen=True):
 
 StepAsk: TypeAlias = Probe | Reprobe | Add | Sum | Restore | Score | ExportSum
 # These use the torch model, one at a time.
-ModelAsk: TypeAlias = Start | Initial | Train | Replay | Evaluate | Infer | Export | StepAsk
+ModelAsk: TypeAlias = Start | Initial | Train | Replay | Integrate | Evaluate | Infer | Export | StepAsk
 BlobAsk: TypeAlias = Merge | Check | Sketch  # these need no model, and are answered while one trains
 Ask: TypeAlias = ModelAsk | BlobAsk
 Answer: TypeAlias = Ready | Done | Checked | Sketched | Inferred | Improved | Probed | Summed | Scored | Failed

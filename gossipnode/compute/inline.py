@@ -22,6 +22,7 @@ from gossipnode.learn.shard import Shard
 from gossipnode.learn.task import Batch, Data
 from protocols.blobs import Blobs
 from protocols.learner import Evaluation, LearnerError, Probed, Trained
+from protocols.merging import OWN
 from sampling.peers import Round
 from verify.digest import Digest, digest_of, short
 from verify.lsh import Signature
@@ -124,7 +125,11 @@ class InlineLearner:
 
     async def merge(self, models: Sequence[Digest], weights: Sequence[int], parent: Digest | None = None) -> Digest:
         centre = None if parent is None else await self._blob(parent)
-        merged = self._engine.merge([await self._blob(model) for model in models], weights, centre)
+        blobs = [await self._blob(model) for model in models]
+        if self._engine.config.merging.rule in OWN:
+            merged = self._engine.integrate(blobs, self._data)
+        else:
+            merged = self._engine.merge(blobs, weights, centre)
         await trio.sleep(len(models) * self._cost.merge_s)
         return await self._blobs.put(merged)
 

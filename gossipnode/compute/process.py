@@ -32,6 +32,7 @@ from gossipnode.learn.config import LearnerConfig
 from gossipnode.learn.names import TaskError
 from protocols.blobs import StoreFull
 from protocols.learner import Evaluation, LearnerError, Probed, Trained
+from protocols.merging import OWN
 from sampling.peers import Round
 from verify.digest import Digest, short
 from verify.lsh import Signature
@@ -249,6 +250,8 @@ class WorkerLearner:
         return Trained(model, done.samples, done.steps, done.loss, done.seconds)
 
     async def merge(self, models: Sequence[Digest], weights: Sequence[int], parent: Digest | None = None) -> Digest:
+        if self._config.merging.rule in OWN:
+            return (await self._ask(self._model, calls.Integrate(list(models)), calls.Done))[1]
         ask = calls.Merge(list(models), list(weights), parent or b"")
         return (await self._ask(self._blobs, ask, calls.Done))[1]
 

@@ -104,6 +104,9 @@ class Bench:
             case calls.Merge(models, weights, parent):
                 blobs, centre = [self.read(model) for model in models], self.read(parent) if parent else None
                 return calls.Done(), self.store(self.engine.merge(blobs, weights, centre))
+            case calls.Integrate(models):
+                blobs = [self.read(model) for model in models]
+                return calls.Done(), self.store(self.engine.integrate(blobs, self.data))
             case calls.Check(model):
                 return calls.Checked(self.engine.check(self.read(model))), b""
             case calls.Sketch(model, parent, seed):

@@ -12,9 +12,11 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from gossipnode.learn import sgd
+from gossipnode.learn.bristle import integrated
 from gossipnode.learn.config import LearnerConfig
 from gossipnode.learn.encoding import Buffer, Template, Vector, decode, encode, opened
 from gossipnode.learn.flat import Flat
@@ -23,12 +25,14 @@ from gossipnode.learn.kernels.host import Host
 from gossipnode.learn.merge import Shape, merged
 from gossipnode.learn.models import Models
 from gossipnode.learn.names import last_line
+from gossipnode.learn.output_layer import OutputLayer, examples, f1_scores, familiar
 from gossipnode.learn.questions import read_question
 from gossipnode.learn.rules import Rules
 from gossipnode.learn.shard import Shard, shard_named
 from gossipnode.learn.spsa import Probed, Spsa
 from gossipnode.learn.task import Batch, Data, TaskError, load_task
 from protocols.learner import LearnerError, Unfit
+from protocols.merging import OWN
 from verify.lsh import Signature
 from verify.simhash import NOTHING
 from verify.simhash import signature as signature_of
@@ -64,6 +68,12 @@ class Engine:
         self.task = load_task(config.task)
         self.flat = self._build()
         self.template = Template(self.flat.layout, config.encoding)
+        self._layer = OutputLayer.of(self.template)
+        if config.merging.rule in OWN and self._layer is None:
+            raise TaskError(
+                f"merging.rule: {config.merging.rule} needs a task that trains nothing but its output layer, which"
+                f" {config.task!r} does not; choose another rule"
+            )
 
     @property
     def sum_bytes(self) -> int:
@@ -114,6 +124,31 @@ class Engine:
         centre = None if parent is None else opened(parent, self.template)
         shape = Shape(self.template.lengths, len(self.flat.learned))
         return encode(merged(models, weights, self.config.merging, shape, centre), self.template)
+
+    def integrate(self, blobs: Sequence[Buffer], data: Data) -> bytes:
+        """By the rule that looks at a node's own examples; its own model first. Raises Unfit, LearnerError."""
+        layer = self._layer
+        assert layer is not None
+        vectors = [decode(blob, self.template) for blob in blobs]
+        labels = familiar(data, layer.classes)
+        tried = examples(data, labels)
+        f1 = np.stack([f1_scores(self._classes(vector, tried), tried[-1], labels) for vector in vectors])
+        known = np.isin(np.arange(layer.classes), labels)
+        rows = np.stack([layer.rows(vector) for vector in vectors])
+        return encode(layer.vector(integrated(rows, f1, known)), self.template)
+
+    def _classes(self, vector: Vector, batch: Batch) -> torch.Tensor:
+        """That a model names, (T,): its outputs, whatever the task's metrics do to get them."""
+        self.flat.load(vector)
+        self.flat.model.eval()
+        scores: list[torch.Tensor] = []
+        hook = self.flat.model.register_forward_hook(lambda model, given, out: scores.append(out.argmax(1)))
+        try:
+            with self._blame("metrics"), torch.no_grad():
+                self.task.metrics(self.flat.model, batch)
+        finally:
+            hook.remove()
+        return torch.cat(scores)
 
     def check(self, blob: Buffer) -> float:
         """The largest absolute value. Raises Unfit."""

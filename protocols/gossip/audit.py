@@ -4,8 +4,8 @@ After a training of its own, with the chance `audit.fraction`, one of the next m
 made of is asked for and fetched, merged and trained again (proof of learning, arXiv 2103.05633), the result compared by
 signature (`verify.lsh`). Which one, only the node's own dice know, so no beacon is needed. Who finds a claim false says
 so to all; each who hears that does the work too, for a doubt is a hint and no evidence. Invariants: at most one audit
-for each training of ours, between two of them; two falsehoods (claims or doubts), both found by replays here, expel a
-peer at this node; nobody else's word does.
+is begun for each training of ours, and done between two of them; two falsehoods (claims or doubts), both found by
+replays here, expel a peer at this node; nobody else's word does.
 """
 
 from __future__ import annotations
@@ -75,7 +75,8 @@ class Auditor:
         self._run = parts.membership.run_id
         self._skipped: int | None = None  # models yet to come before the one that is audited; None: none is
         self._waiting: dict[tuple[PeerId, PeerId | None], Case] = {}  # by maker and teller
-        self._under_way = False  # a case is being made ready, or is
+        self._idle = True  # no case was begun since our last training
+        self._gathering = False  # what one takes
         self._ready: Case | None = None  # all that it takes is in the store
         self._bell = Bell()  # rung when a case is added or done with
         self._done: dict[Digest, bool] = {}  # claims audited here: whether they held
@@ -116,7 +117,7 @@ class Auditor:
             return
         if not self.trusts(maker):
             self._add((maker, None), case)
-        elif self._skipped is not None and not self._under_way and not self._waiting:
+        elif self._skipped is not None and self._idle and not self._waiting:
             if self._skipped == 0:
                 self._add((maker, None), case)
             self._skipped = self._skipped - 1 if self._skipped else None
@@ -124,8 +125,11 @@ class Auditor:
     async def on_doubted(self, teller: PeerId, doubt: Doubted) -> None:
         """A hint. One that does not hold costs its teller."""
         maker = doubt.maker
+        case = Case(maker, doubt.offer, work=doubt.work, teller=teller)
         if not self.on or maker in (self._parts.desk.me, teller) or maker in self._out:
             return
+        if self._unfit(case) or any(each.teller == teller for each in self._waiting.values()):
+            return  # before its signatures are looked at: each takes a tenth of a millisecond
         why = claims.why_not(doubt.work, doubt.offer, self._run, self._parts.membership.rules.admits)
         if why is not None or not claims.holds(maker, doubt.offer, self._run):
             self.refused += 1
@@ -133,9 +137,7 @@ class Auditor:
             return
         self._spread[maker] = None
         _trim(self._spread)
-        case = Case(maker, doubt.offer, work=doubt.work, teller=teller)
-        if not self._unfit(case) and all(each.teller != teller for each in self._waiting.values()):
-            self._add((maker, teller), case)
+        self._add((maker, teller), case)
 
     def _unfit(self, case: Case) -> bool:
         """Done already; or on private data, which nobody else can train on."""
@@ -151,16 +153,16 @@ class Auditor:
     async def run(self) -> None:
         """Until cancelled: has all that the next case takes at hand."""
         while True:
-            await self._bell.until(lambda: not self._under_way and bool(self._waiting))
+            await self._bell.until(lambda: self._idle and bool(self._waiting))
             case = self._waiting.pop(next(iter(self._waiting)))
-            self._under_way = True
+            self._idle, self._gathering = False, True
             try:
                 self._ready = await self._gathered(case)
             except CannotAudit as error:
                 self._unable(case, error)
+            self._gathering = False
 
     def _unable(self, case: Case, error: Exception) -> None:
-        self._under_way, self._ready = False, None
         self.unable += 1
         log.info("the claim of %s at age %d cannot be audited here: %s", case.maker, case.offer.age, error)
 
@@ -204,20 +206,24 @@ class Auditor:
         before = None if own is None or case.teller is not None else Case(case.maker, own)
         if before is None or before.claim in self._done or self._parts.rng.random() >= OWN_PARENT:
             return case
+        if self._unfit(before):
+            self._owing.add(case.maker)
+            raise CannotAudit("it follows its own work on private data")
         return await self._with_work(before)
 
     # -- the work -----------------------------------------------------------------------------------------------------
 
     async def work(self) -> None:
         """One audit, if there is one to be done; between two trainings of ours."""
-        if (case := self._ready) is None:
-            return
-        try:
-            holds = await self._replayed(case)
-        except (LearnerError, StoreFull) as error:
-            self._unable(case, error)
-        else:
-            await self._found(case, holds=holds)
+        case, self._ready = self._ready, None
+        if case is not None:
+            try:
+                holds = await self._replayed(case)
+            except (LearnerError, StoreFull) as error:
+                self._unable(case, error)
+            else:
+                await self._found(case, holds=holds)
+        self._idle = not self._gathering
         self._bell.ring()
 
     async def _replayed(self, case: Case) -> bool:
@@ -251,7 +257,6 @@ class Auditor:
     # -- what follows -------------------------------------------------------------------------------------------------
 
     async def _found(self, case: Case, *, holds: bool) -> None:
-        self._under_way, self._ready = False, None
         self.audited += 1
         self._done[case.claim] = holds
         _trim(self._done)

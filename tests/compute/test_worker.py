@@ -151,6 +151,22 @@ async def test_a_round_is_what_it_is_inline(tmp_path: Path) -> None:
         await the_daemon_imports_no_torch()
 
 
+async def test_a_rule_that_tries_models_on_ones_own_examples_gives_what_it_gives_inline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "scripts"))
+    task, bristle = "bench.frozen:DIGITS", Merging(rule="bristle")
+    config = LearnerConfig(task=task, training=ONE_EPOCH, merging=bristle, shard=Shard(count=4), seed=3)
+    async with desk(tmp_path, task, merging=bristle) as there:
+        swarm, blobs = InlineSwarm(config), MemoryBlobs(10**8)
+        both = there.learner, swarm.learner(config.shard, blobs)
+        models = [[(await each.train(await each.initial(), ONE, seed=seed)).model for seed in (1, 2)] for each in both]
+        assert models[0] == models[1]
+        merged, same = [await each.merge(models[0], [1, 1]) for each in both]
+        assert merged == same
+        assert merged not in models[0]
+
+
 async def unfit_and_missing(there: Desk) -> None:
     learner, store = there.learner, there.store
     hostile = await store.put(b"not a model")

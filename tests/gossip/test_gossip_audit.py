@@ -11,6 +11,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from protocols.claiming import sign_claim
 from protocols.gossip import claims
 from protocols.gossip.messages import AskWork, Doubted, Offer, Part, Work, WorkIs
 from protocols.manifest import Audit
@@ -172,6 +173,49 @@ async def test_work_that_is_not_what_was_signed_is_an_offence(make_swarm: MakeSw
         liar.node.parts.desk._replies[AskWork] = other
         await swarm.until(lambda: all((liar.peer, OffenceKind.UNFOUNDED) in each.offences() for each in honest))
         assert all(not member.gossip.auditor.trusts(liar.peer) for member in honest)
+
+
+async def test_own_work_on_data_that_nobody_can_have_does_not_hide_a_lie(
+    make_swarm: MakeSwarm, autojump_clock: MockClock
+) -> None:
+    """Whose claims are of a shard again, but follow one on private data: that one cannot be looked at."""
+    async with make_swarm(**ALWAYS) as swarm:
+        *honest, liar = await swarm.start(4)
+        swarm.liars.add(liar.peer)
+        making, trained = liar.gossip.making, liar.gossip.making.trained
+
+        def now_and_then(*what: Any) -> Offer:  # noqa: ANN401 - passed on
+            making._data = b"p" + bytes(32) if what[1] % 2 else b"s0/8 iid 0"
+            return trained(*what)
+
+        making.trained = now_and_then
+        await swarm.until(lambda: all(not member.gossip.auditor.trusts(liar.peer) for member in honest))
+
+
+async def test_doubts_of_what_cannot_be_had_cost_one_attempt_a_training(
+    make_swarm: MakeSwarm, autojump_clock: MockClock
+) -> None:
+    async with make_swarm(**{**ALWAYS, "audit": Audit(fraction=1e-9)}) as swarm:
+        *honest, liar = await swarm.start(4)
+        swarm.liars.add(liar.peer)
+        await swarm.until(lambda: honest[0].age > 3)
+        ages = [member.age for member in honest]
+        for number in range(40):  # a friend doubts what the liar has signed, and neither hands it out
+            doubt = Doubted(liar.peer, nowhere(liar, number), Work())
+            for member in honest:
+                await member.gossip.auditor.on_doubted(PeerId("friend"), doubt)
+            await trio.sleep(0.1)
+        for member, before in zip(honest, ages, strict=True):
+            assert 1 <= member.gossip.auditor.unable <= member.age - before + 1
+
+
+def nowhere(liar: Member, number: int) -> Offer:
+    """The liar's signed claim of a model that does not exist."""
+    making = liar.gossip.making
+    offer = Offer(Digest(digest_of(b"%d" % number)), Round(1), 10, 1, claims.digest(Work()), b"s0/8 iid 0")
+    return msgspec.structs.replace(
+        offer, signature=sign_claim(making._signer, making._run, claims.claim_of(liar.peer, offer))
+    )
 
 
 async def test_an_unsigned_offer_is_an_offence_where_the_run_audits(
