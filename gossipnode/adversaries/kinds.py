@@ -49,7 +49,7 @@ KINDS: Final[dict[str, Kind]] = {
 ONLY: Final = {  # what makes sense in one protocol alone
     "modest": {
         *("copycat", "equivocator", "false-aggregate"),
-        *("lying-auditor", "lazy-auditor", "colluding-auditor"),
+        *("lazy-auditor", "colluding-auditor"),
     },
     "onebyte": {
         *("withholding", "late-reveal", "double-sign", "censor", "grinder"),
