@@ -66,14 +66,24 @@ def colluding_auditor(gang: Gang) -> Conduct:
         claimed = bytes(await auditing._signature(case, made.model))
         return auditing._vote(case, claimed, claimed, auditing._nonce(case), agrees=True)
 
-    return dataclasses.replace(_judging(gang, vouch), learner=sign_flip(gang).learner)
+    def learner(honest: AnyLearner, blobs: Blobs) -> AnyLearner:
+        async def reprobe(seeds: Sequence[int], *, seed: int, shard: str) -> Probed:
+            """In one-byte training all that it finds is flipped, so that it finds what its own kind has sent."""
+            probed = await honest.reprobe(seeds, seed=seed, shard=shard)
+            scalars = bytes(-byte % 256 for byte in probed.scalars)
+            return dataclasses.replace(probed, scalars=scalars)
+
+        return bent(sign_flip(gang).learner(honest, blobs), reprobe=reprobe)
+
+    return dataclasses.replace(_judging(gang, vouch), learner=learner)
 
 
 def _judging(gang: Gang, verdict: Verdict) -> Conduct:
     """Updates that could be replayed are judged so; where it gives None, and all else, honestly."""
 
     async def live(node: Node) -> None:
-        assert isinstance(node.protocol, Modest), "audits are of rounds"
+        if not isinstance(node.protocol, Modest):
+            return await node.run()
         gang.nodes.append(node)
         auditing = node.protocol.auditor._auditing
         honest = auditing.audit
@@ -89,6 +99,6 @@ def _judging(gang: Gang, verdict: Verdict) -> Conduct:
             return await honest(case)
 
         bend(auditing, audit=audit)
-        await node.run()
+        return await node.run()
 
     return Conduct(live=live)

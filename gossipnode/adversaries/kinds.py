@@ -48,8 +48,7 @@ KINDS: Final[dict[str, Kind]] = {
 }
 ONLY: Final = {  # what makes sense in one protocol alone
     "modest": {
-        *("copycat", "equivocator", "false-aggregate"),
-        *("lazy-auditor", "colluding-auditor"),
+        *("copycat", "equivocator", "false-aggregate", "lazy-auditor"),
     },
     "onebyte": {
         *("withholding", "late-reveal", "double-sign", "censor", "grinder"),

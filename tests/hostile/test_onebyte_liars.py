@@ -43,6 +43,14 @@ def test_auditors_that_lie_expel_nobody() -> None:
     assert {each.kind for each in report.offences if each.peer in report.adversaries} == {"false-vote"}
 
 
+def test_liars_that_vouch_for_each_other_and_accuse_the_rest_are_out() -> None:
+    outcome = played("colluding-auditor", fraction=0.5)
+    report = outcome.report
+    assert outcome.succeeded, report.broken
+    assert set(report.expelled) == set(report.adversaries)
+    assert report.falsely_expelled == []
+
+
 def test_without_audits_nobody_is_caught() -> None:
     report = played("sign-flip", fraction=0.0).report
     assert report.caught == []
