@@ -166,8 +166,8 @@ class Auditor:
                 detail = f"its vote on entry {short(case.claim)} is contradicted"
                 self._parts.desk.accuse(auditor, OffenceKind.FALSE_VOTE, detail)
         if verdict.stage is Stage.EXPELLED and case.accused in state.members:
-            proof = self.cases.proof(case, state)
-            if proof is not None and self._book.chain.convict(proof):
+            proof, known = self.cases.proof(case, state), case.accused in self._book.chain.equivocators
+            if proof is not None and self._book.chain.convict(proof) and not known:
                 log.warning("step %d: the bytes of %s are wrong", case.entry.height, case.accused)
 
     # -- attending to a case ------------------------------------------------------------------------------------------

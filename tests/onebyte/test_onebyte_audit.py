@@ -262,6 +262,7 @@ async def test_the_verdict_can_be_checked_offline(make_swarm: Any, autojump_cloc
         msgspec.structs.replace(wrong, votes=wrong.votes[:2] + wrong.votes[:1]),
         msgspec.structs.replace(wrong, entry=msgspec.structs.replace(wrong.entry, signature=bytes(64))),
         msgspec.structs.replace(wrong, votes=(msgspec.structs.replace(wrong.votes[0], own=b"\x01"), *wrong.votes[1:])),
+        msgspec.structs.replace(wrong, votes=(msgspec.structs.replace(wrong.votes[0], own=b"long"), *wrong.votes[1:])),
     ]
     for each in spoilt:
         changed = msgspec.structs.replace(filed.convicted, wrong=each)  # type: ignore[type-var]  # as above
