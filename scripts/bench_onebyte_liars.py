@@ -108,7 +108,7 @@ def main(nodes: int, hostile: int, kinds: str, seeds: str, rounds: int, settings
     """Play every kind with every seed."""
     rows = []
     for seed in seeds_of(seeds):
-        for kind in (BARE, CLEAN, *kinds.split(",")):
+        for kind in (BARE, CLEAN, *filter(None, kinds.split(","))):
             try:
                 rows.append(ran(kind, seed, nodes, hostile, rounds, list(settings)))
             except OperatorError as error:
