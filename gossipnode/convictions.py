@@ -37,14 +37,14 @@ def check_convicted(found: Checked, convicted: Convicted, run: bytes, rules: Rul
     counted: set[PeerId] = set()
     for vote in convicted.wrong.votes:
         doubt = _doubt(entry, vote, members, counted, run)
-        name = f"vote of …{vote.auditor[-8:]}"
-        if found.require(doubt is None, f"{name}: {_found(entry, vote)}", f"{name}: {doubt}"):
+        line = f"vote of …{vote.auditor[-8:]}: {doubt or _found(entry, vote)}"
+        if found.require(doubt is None, line, line):
             counted.add(vote.auditor)
     share = f"{len(counted)} of {len(members)} members"
     found.require(
-        signed and enough(len(counted), len(members)),
+        signed and entry.origin in members and enough(len(counted), len(members)),
         f"verdict: {entry.origin} was expelled by block {short(convicted.block)} of height {convicted.height}: {share}",
-        f"{share} are not more than a third: these votes decide nothing",
+        f"{share}, of which it must be one: these votes decide nothing",
     )
 
 

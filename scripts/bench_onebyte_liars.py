@@ -8,7 +8,7 @@ bytes on the wire.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import click
@@ -53,7 +53,8 @@ def ran(kind: str, seed: int, nodes: int, hostile: int, rounds: int, tables: lis
     adversary = [] if kind in (CLEAN, BARE) else [f"{kind}:{hostile}"]
     asked = {"protocol": "onebyte", "nodes": nodes, "task": "digits", "seed": seed, "adversary": adversary}
     settings = [*tables, *(["audit.fraction=0.0"] if kind == BARE else [])]
-    scenario = scenario_of(setting_of(None, {**asked, "rounds": rounds}, settings_tables(settings)))
+    whole = scenario_of(setting_of(None, {**asked, "rounds": rounds}, settings_tables(settings)))
+    scenario = replace(whole, curve=False)
     swarm = Swarm(scenario, lambda tick: None)
     with logged(None):
         report, _ = run_deterministic(swarm.run, seed=scenario.seed)
@@ -107,7 +108,7 @@ def main(nodes: int, hostile: int, kinds: str, seeds: str, rounds: int, settings
     """Play every kind with every seed."""
     rows = []
     for seed in seeds_of(seeds):
-        for kind in (BARE, CLEAN, *kinds.split(",")):
+        for kind in (BARE, CLEAN, *filter(None, kinds.split(","))):
             try:
                 rows.append(ran(kind, seed, nodes, hostile, rounds, list(settings)))
             except OperatorError as error:

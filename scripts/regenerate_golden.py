@@ -78,6 +78,7 @@ from protocols.messages import (
 from protocols.onebyte.messages import (
     AskChain,
     AskSnapshot,
+    AskVotes,
     Body,
     ChainIs,
     Lacking,
@@ -85,6 +86,7 @@ from protocols.onebyte.messages import (
     NewChange,
     NewEntry,
     SnapshotIs,
+    VotesAre,
     Whole,
 )
 from protocols.signatures import Signer
@@ -175,6 +177,8 @@ MESSAGES: dict[str, AnyMessage] = {
     "ask snapshot": AskSnapshot(),
     "ask snapshot further": AskSnapshot(MODELS[0], 131_072),
     "snapshot is": SnapshotIs(MODELS[0], 3, b"abc"),
+    "ask votes": AskVotes((b"12345678",)),
+    "votes are": VotesAre((claims.Vote(PEERS[1], MODELS[3], False, b"\x05\xff", b"", b"", bytes(64)),)),
     "ask answer": AskAnswer(b"input"),
     "ask answer of a model": AskAnswer(b"input", MODELS[2]),
     "answer is": AnswerIs(Held(Round(9), MODELS[2]), bytes(8), (Held(Round(0), MODELS[0]),), bytes(64)),

@@ -1,8 +1,8 @@
 """Auditors who do not do what they are drawn for.
 
-* lying-auditor: doubts every update, by a replay from another seed. lazy-auditor: trains nothing: it commits to
-  anything, and when it has the claimed bytes, agrees with them. colluding-auditor: hands in flipped updates, and
-  vouches for those of its own kind, who give it their bytes beforehand.
+* lying-auditor: doubts every update, and every entry, by a replay from another seed. lazy-auditor: trains nothing: it
+  commits to anything, and when it has the claimed bytes, agrees with them. colluding-auditor: hands in flipped updates,
+  and vouches for those of its own kind, who give it their bytes beforehand.
 
 Their votes are well-formed: what is wrong with them only another auditor can say, or whoever keeps their commitments.
 """
@@ -10,7 +10,7 @@ Their votes are well-formed: what is wrong with them only another auditor can sa
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from gossipnode.adversaries.bent import Gang, bend, bent
 from gossipnode.adversaries.vectors import sign_flip
@@ -22,7 +22,7 @@ from protocols.blobs import Blobs, StoreFull
 from protocols.claiming import shard_of
 from protocols.evidence import Case
 from protocols.exchange import NotFetched
-from protocols.learner import LearnerError, Trained, Unfit
+from protocols.learner import LearnerError, Probed, Trained, Unfit
 from protocols.messages import Input
 from protocols.modest import Modest
 from sampling.peers import Round
@@ -39,7 +39,10 @@ def lying_auditor(gang: Gang) -> Conduct:
         async def replay(parent: Digest, round: Round, *, seed: int, shard: str) -> Trained:
             return await honest.replay(parent, round, seed=seed + 1, shard=shard)
 
-        return bent(honest, replay=replay)
+        async def reprobe(seeds: Sequence[int], *, seed: int, shard: str) -> Probed:
+            return await honest.reprobe(seeds, seed=seed + 1, shard=shard)
+
+        return bent(honest, replay=replay, reprobe=reprobe)
 
     return Conduct(learner=learner)
 
@@ -63,14 +66,24 @@ def colluding_auditor(gang: Gang) -> Conduct:
         claimed = bytes(await auditing._signature(case, made.model))
         return auditing._vote(case, claimed, claimed, auditing._nonce(case), agrees=True)
 
-    return dataclasses.replace(_judging(gang, vouch), learner=sign_flip(gang).learner)
+    def learner(honest: AnyLearner, blobs: Blobs) -> AnyLearner:
+        async def reprobe(seeds: Sequence[int], *, seed: int, shard: str) -> Probed:
+            """In one-byte training all that it finds is flipped, so that it finds what its own kind has sent."""
+            probed = await honest.reprobe(seeds, seed=seed, shard=shard)
+            scalars = bytes(-byte % 256 for byte in probed.scalars)
+            return dataclasses.replace(probed, scalars=scalars)
+
+        return bent(sign_flip(gang).learner(honest, blobs), reprobe=reprobe)
+
+    return dataclasses.replace(_judging(gang, vouch), learner=learner)
 
 
 def _judging(gang: Gang, verdict: Verdict) -> Conduct:
     """Updates that could be replayed are judged so; where it gives None, and all else, honestly."""
 
     async def live(node: Node) -> None:
-        assert isinstance(node.protocol, Modest), "audits are of rounds"
+        if not isinstance(node.protocol, Modest):
+            return await node.run()
         gang.nodes.append(node)
         auditing = node.protocol.auditor._auditing
         honest = auditing.audit
@@ -86,6 +99,6 @@ def _judging(gang: Gang, verdict: Verdict) -> Conduct:
             return await honest(case)
 
         bend(auditing, audit=audit)
-        await node.run()
+        return await node.run()
 
     return Conduct(live=live)

@@ -53,9 +53,9 @@ KINDS: Final[dict[str, Kind]] = {
 ROUNDS: Final = ("modest",)
 CHAIN: Final = ("onebyte",)
 ONLY: Final[dict[str, tuple[str, ...]]] = {  # protocols in which a kind makes sense, if not in all
-    **dict.fromkeys(("copycat", "equivocator", "false-aggregate"), ROUNDS),
-    **dict.fromkeys(("lying-auditor", "lazy-auditor", "colluding-auditor"), ROUNDS),
+    **dict.fromkeys(("copycat", "equivocator", "false-aggregate", "lazy-auditor"), ROUNDS),
     **dict.fromkeys(("adaptive", "claim-grinder", "beacon-grinder"), ROUNDS),
+    **dict.fromkeys(("lying-auditor", "colluding-auditor"), ROUNDS + CHAIN),
     **dict.fromkeys(("withholding", "late-reveal", "double-sign", "censor", "grinder"), CHAIN),
     **dict.fromkeys(("private-branch", "long-range"), CHAIN),
 }

@@ -97,7 +97,7 @@ class ChainStatus(Part, frozen=True, kw_only=True):
     members: int  # of the chain: they probe, propose and vote
     is_member: bool  # we are one
     dormant: bool  # we missed our seats, and get none until a block says that we are back
-    expelled: bool  # it was proved that we signed two things that exclude each other
+    expelled: bool  # a block says so: we signed two things that exclude each other, or wrong bytes
     scalars_sent: int  # projected gradients, one byte each
     bytes_sent: int  # of our own entries, blocks and changes, before the mesh multiplies them
     bytes_per_scalar: float | None  # bytes_sent for each scalar

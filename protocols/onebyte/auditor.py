@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import trio
@@ -18,7 +18,7 @@ import trio
 from protocols import limits
 from protocols.chain.evidence import culprit
 from protocols.chain.forks import Node
-from protocols.chain.messages import WrongBytes
+from protocols.chain.messages import WrongBytes, id_of
 from protocols.claiming import sign_vote
 from protocols.evidence import FORGED, UNKNOWN, Doubt, Judgement
 from protocols.learner import LearnerError, Unfit
@@ -64,7 +64,7 @@ class Auditor:
         self.audited = self.doubted = self.unable = 0
         self.probes = 0  # done again for audits
         self._patience = Patience(timing.round_floor_s, timing.round_ceiling_s, FIRST_AUDIT_S)
-        self._seen: set[Digest] = {book.tip.digest}  # blocks looked at
+        self._seen: set[Digest] = set()  # blocks looked at
         self._attended: set[Digest] = set()  # cases with a task of ours
         self._opened_s: dict[Digest, float] = {}
         self._struck: set[tuple[PeerId, Digest]] = set()  # auditors, for which contradicted votes
@@ -87,20 +87,21 @@ class Auditor:
 
     @property
     def figures(self) -> AuditFigures:
-        state = self._book.tip.state
-        verdicts = tuple(
-            AuditVerdict(
-                case.accused,
-                True,
-                Round(case.entry.height),
-                Stage.EXPELLED if case.accused in state.expelled else self.cases.verdict(case, state).stage,
-                case.claim,
-                *case.counts,
-            )
-            for case in self.cases.all()
-            if case.doubted
-        )
+        verdicts = (*self._convictions(), *self._doubts())
         return AuditFigures(self.audited, self.doubted, self.unable, self.cases.refused, verdicts)
+
+    def _convictions(self) -> Iterator[AuditVerdict]:
+        for peer, each in self.convicted.items():
+            entry, votes = each.wrong.entry, len(each.wrong.votes)
+            yield AuditVerdict(peer, True, Round(entry.height), Stage.EXPELLED, id_of(entry), 0, votes)
+
+    def _doubts(self) -> Iterator[AuditVerdict]:
+        """Of whom is a member yet."""
+        state = self._book.tip.state
+        for case in self.cases.all():
+            if case.doubted and case.accused in state.members:
+                stage = self.cases.verdict(case, state).stage
+                yield AuditVerdict(case.accused, True, Round(case.entry.height), stage, case.claim, *case.counts)
 
     def why(self, peer: PeerId) -> str:
         """It was expelled. Who joined later does not know."""
@@ -165,8 +166,8 @@ class Auditor:
                 detail = f"its vote on entry {short(case.claim)} is contradicted"
                 self._parts.desk.accuse(auditor, OffenceKind.FALSE_VOTE, detail)
         if verdict.stage is Stage.EXPELLED and case.accused in state.members:
-            proof = self.cases.proof(case, state)
-            if proof is not None and self._book.chain.convict(proof):
+            proof, known = self.cases.proof(case, state), case.accused in self._book.chain.equivocators
+            if proof is not None and self._book.chain.convict(proof) and not known:
                 log.warning("step %d: the bytes of %s are wrong", case.entry.height, case.accused)
 
     # -- attending to a case ------------------------------------------------------------------------------------------

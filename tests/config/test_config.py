@@ -11,6 +11,7 @@ from gossipnode.errors import OperatorError
 from gossipnode.identity import load_network_key
 from gossipnode.learn.shard import Shard
 from gossipnode.toml import described
+from protocols.manifest import Manifest
 from protocols.signatures import Signer
 from sampling.peers import Role
 
@@ -180,3 +181,11 @@ def test_another_swarm_key_is_refused(tmp_path: Path, text: str) -> None:
     file.chmod(0o600)
     with pytest.raises(OperatorError, match="must have three lines"):
         load_network_key(file)
+
+
+def test_a_shard_is_public_where_others_can_draw_from_it_again() -> None:
+    model = {"model_bytes": 8, "theta0": "ab" * 32, "author": Signer.from_seed(bytes(32)).peer}
+    run = Manifest(name="toy", protocol="onebyte", task="digits", **model)
+    assert Config(shard="3/8").public_shard(run) == "3/8 iid 0"
+    assert Config(shard="3/8", data="mine.npz").public_shard(run) == ""
+    assert Config(shard="3/8", privacy_clip=1.0, privacy_noise=0.5).public_shard(run) == ""

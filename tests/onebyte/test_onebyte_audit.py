@@ -197,6 +197,21 @@ async def test_votes_that_gossip_lost_are_asked_for(make_swarm: Any, autojump_cl
     assert await members[1].node.auditor._on_ask_votes(deaf.peer, AskVotes(have)) == VotesAre()
 
 
+async def test_a_restarted_node_knows_whom_its_blocks_expelled(make_swarm: Any, autojump_clock: MockClock) -> None:  # noqa: ANN401
+    swarm = make_swarm(audit=Audit(fraction=1.0), data=shard)
+    members = await swarm.start(8)
+    liar = members[LIAR]
+    swarm.equivocators.add(liar.peer)
+    lying(liar, "probe")
+    await swarm.until(lambda: bool(members[1].judgements))
+    swarm.crash(members[1])
+    back = await swarm.restart(members[1])
+    await swarm.until(lambda: bool(back.judgements))
+    assert "auditors found others" in back.judgements[-1].expelled[liar.peer]
+    (verdict,) = [each for each in back.node.audits.verdicts if each.stage == "expelled"]
+    assert (verdict.peer, verdict.agree) == (liar.peer, 0)
+
+
 # -- what is heard, and what is written -------------------------------------------------------------------------------
 
 
@@ -247,6 +262,7 @@ async def test_the_verdict_can_be_checked_offline(make_swarm: Any, autojump_cloc
         msgspec.structs.replace(wrong, votes=wrong.votes[:2] + wrong.votes[:1]),
         msgspec.structs.replace(wrong, entry=msgspec.structs.replace(wrong.entry, signature=bytes(64))),
         msgspec.structs.replace(wrong, votes=(msgspec.structs.replace(wrong.votes[0], own=b"\x01"), *wrong.votes[1:])),
+        msgspec.structs.replace(wrong, votes=(msgspec.structs.replace(wrong.votes[0], own=b"long"), *wrong.votes[1:])),
     ]
     for each in spoilt:
         changed = msgspec.structs.replace(filed.convicted, wrong=each)  # type: ignore[type-var]  # as above
