@@ -13,13 +13,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
-from itertools import count
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -27,24 +25,21 @@ import msgspec
 import trio
 
 from gossipnode.compute import calls
-from gossipnode.compute.calls import Ask, Call, Failed, Interrupt, Reply
+from gossipnode.compute.calls import Ask
+from gossipnode.compute.child import Adopt, Child
 from gossipnode.learn.config import LearnerConfig
 from gossipnode.learn.names import TaskError
-from protocols.blobs import StoreFull
 from protocols.learner import Evaluation, LearnerError, Probed, Trained
 from protocols.merging import OWN
 from sampling.peers import Round
-from verify.digest import Digest, short
+from verify.digest import Digest
 from verify.lsh import Signature
 
 _log = logging.getLogger(__name__)
 
-Adopt = Callable[[Digest], None]  # FileBlobs.adopt: count a file that the worker wrote. Raises KeyError, StoreFull
 A = TypeVar("A", bound=calls.Answer)
 
 GRACE_S = 2.0  # between an interrupt and the kill: longer than a batch of any model that fits such a machine
-DRAIN_S = 0.5  # for a dead worker's last words, if a process that it started still holds its pipes
-LINE_BYTES = 4096  # of stderr; what is longer is logged in pieces
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,164 +58,14 @@ class TaskInfo:
         return self.sum_bytes if protocol == "onebyte" else self.model_bytes
 
 
-@dataclass(slots=True)
-class _Pending:
-    """A call under way; `outcome` is there once `done` is set."""
-
-    done: trio.Event = field(default_factory=trio.Event)
-    outcome: Reply | Exception | None = None
-
-
-class _Child:
-    """One worker process from its start to its end."""
-
-    def __init__(self, process: trio.Process, adopt: Adopt) -> None:
-        self.process = process
-        self.ended = trio.Event()
-        self._adopt = adopt
-        self._numbers = count()
-        self._pending: dict[int, _Pending] = {}
-        self._sending = trio.Lock()  # calls of both lanes and interrupts share the pipe
-        self._last_words = ""
-        self._verdict = ""  # why we killed it, if we did
-
-    async def attend(self) -> None:
-        """Until it has ended; if cancelled, that is at once."""
-        try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._hear_replies)
-                nursery.start_soon(self._hear_words)
-                await self.process.wait()
-                nursery.cancel_scope.deadline = trio.current_time() + DRAIN_S
-        finally:
-            self.process.kill()
-            with trio.CancelScope(shield=True):
-                await self.process.wait()
-            self._fail_all()
-
-    async def call(self, ask: Ask, grace_s: float) -> Reply:
-        """Raises what the worker answered with, LearnerError if it died, or Cancelled once it has stopped."""
-        number = next(self._numbers)
-        pending = self._pending[number] = _Pending()
-        try:
-            await self._send(Call(number, ask))
-            await pending.done.wait()
-        except trio.Cancelled:
-            await self._interrupt(number, pending, grace_s)
-            raise
-        finally:
-            self._pending.pop(number, None)
-        if isinstance(pending.outcome, Exception):
-            raise pending.outcome
-        assert pending.outcome is not None
-        return pending.outcome
-
-    async def close(self) -> None:
-        """Without its pipe it ends by itself; `attend` sees to the rest."""
-        assert self.process.stdin is not None
-        await self.process.stdin.aclose()
-        with trio.move_on_after(DRAIN_S):
-            await self.ended.wait()
-
-    async def kill(self) -> None:
-        self.process.kill()
-        with trio.CancelScope(shield=True):
-            await self.ended.wait()
-
-    async def _send(self, call: Call) -> None:
-        assert self.process.stdin is not None
-        with trio.CancelScope(shield=True), contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            async with self._sending:
-                await self.process.stdin.send_all(calls.framed(call))  # broken: `attend` is about to fail the call
-        if self.ended.is_set():
-            raise LearnerError(self._epitaph())
-
-    async def _interrupt(self, number: int, pending: _Pending, grace_s: float) -> None:
-        with trio.CancelScope(shield=True):
-            with contextlib.suppress(LearnerError):  # it died meanwhile
-                await self._send(Call(number, Interrupt()))
-            with trio.move_on_after(grace_s):
-                await pending.done.wait()
-                return
-            self._verdict = f"was killed because it did not stop within {grace_s:g} s"
-            if grace_s:
-                _log.warning("the worker %s", self._verdict)
-            await self.kill()
-
-    async def _hear_replies(self) -> None:
-        assert self.process.stdout is not None
-        decoder = msgspec.msgpack.Decoder(Reply)
-        buffer = bytearray()
-        async for data in self.process.stdout:
-            buffer += data
-            while (end := calls.PREFIX_BYTES + int.from_bytes(buffer[: calls.PREFIX_BYTES], "little")) <= len(buffer):
-                self._heard(decoder.decode(buffer[calls.PREFIX_BYTES : end]))
-                del buffer[:end]
-
-    def _heard(self, reply: Reply) -> None:
-        outcome: Reply | Exception = reply
-        if isinstance(reply.answer, Failed):
-            outcome = calls.FAILURES[reply.answer.kind](reply.answer.line)
-        elif reply.stored:
-            outcome = self._adopted(reply)
-        if pending := self._pending.get(reply.number):
-            pending.outcome = outcome
-            pending.done.set()
-
-    def _adopted(self, reply: Reply) -> Reply | Exception:
-        try:
-            self._adopt(Digest(reply.stored))
-        except StoreFull as error:
-            return error
-        except KeyError:
-            return LearnerError(
-                f"model {short(reply.stored)} was evicted before it could be used: the store is too small"
-            )
-        return reply
-
-    async def _hear_words(self) -> None:
-        assert self.process.stderr is not None
-        buffer = b""
-        async for data in self.process.stderr:
-            *lines, buffer = (buffer + data).split(b"\n")
-            if len(buffer) > LINE_BYTES:
-                lines, buffer = [*lines, buffer], b""
-            for line in lines:
-                self._word(line)
-        self._word(buffer)
-
-    def _word(self, line: bytes) -> None:
-        if text := line.decode(errors="replace").rstrip():
-            self._last_words = text.strip()[:200]
-            _log.info("%s", text)
-
-    def _fail_all(self) -> None:
-        self.ended.set()
-        for pending in self._pending.values():
-            if not pending.done.is_set():
-                pending.outcome = LearnerError(self._epitaph())
-                pending.done.set()
-
-    def _epitaph(self) -> str:
-        words = f"; its last line: {self._last_words}" if self._last_words and not self._verdict else ""
-        return f"the worker process {self._verdict or _how_it_ended(self.process.returncode)}{words}"
-
-
-def _how_it_ended(code: int | None) -> str:
-    if code is None or code >= 0:
-        return f"ended with exit code {code}"
-    name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
-    return f"was ended by {name}" + (" (so the kernel does when memory runs out)" if name == "SIGKILL" else "")
-
-
 class WorkerLearner:
     """A `protocols.learner.Learner` and a StepLearner, and what only the daemon asks: `describe`, `export`,
     `export_sum`, `spent`. Made by `open_worker`."""
 
     def __init__(self, config: LearnerConfig, adopt: Adopt, nursery: trio.Nursery, grace_s: float) -> None:
         self._config, self._adopt, self._nursery, self._grace_s = config, adopt, nursery, grace_s
-        self._child: _Child | None = None
-        self._bearer: _Child | None = None  # who has A; dead: nobody has it
+        self._child: Child | None = None
+        self._bearer: Child | None = None  # who has A; dead: nobody has it
         self._ready = calls.Ready(0, 0, 0, "", None, 0)
         self._starting, self._model, self._blobs = trio.Lock(), trio.Lock(), trio.Lock()
 
@@ -326,7 +171,7 @@ class WorkerLearner:
             stderr=subprocess.PIPE,
             env=_environment(self._config.threads),
         )
-        self._child = _Child(process, self._adopt)
+        self._child = Child(process, self._adopt)
         self._nursery.start_soon(self._child.attend)
         began = time.monotonic()
         try:
@@ -355,12 +200,12 @@ class WorkerLearner:
         assert isinstance(reply.answer, kind)
         return reply.answer, Digest(reply.stored)
 
-    def _with_a(self) -> _Child:
+    def _with_a(self) -> Child:
         if self._bearer is None or self._bearer.ended.is_set():
             raise LearnerError("A was lost with the worker process that had it: it must be restored")
         return self._bearer
 
-    async def _alive(self) -> _Child:
+    async def _alive(self) -> Child:
         async with self._starting:
             if self.pid is None:
                 try:
