@@ -1,7 +1,7 @@
 """Gossip learning (Vanishing Variance, arXiv 2404.04616; Epidemic Learning, 2310.01972): no committee, no rounds.
 
-    for ever:  train;  announce the new model;  merge what has come meanwhile         trainer.py
-    beside it: draw a peer, pull its newest model, hold it until the next merge       puller.py
+    for ever:  train;  announce the new model;  rest;  merge what has come meanwhile   trainer.py
+    beside it: draw a peer, pull its newest model, hold it until the next merge        puller.py
 
 This file ties the two together: it announces, hears the announcements of others, answers who asks, and shows the node
 how it goes. Invariant: what all announcements cost a node does not grow with the swarm; each is heard more rarely.
@@ -34,7 +34,6 @@ from verify.digest import Digest, digest_of
 from verify.standing import OffenceKind
 
 STILL_HERE_S: Final = 10.0  # between two announcements of the same model
-INLINE_S: Final = 10.0  # a model rides in its announcement if each node may still announce so often
 LOOK_S: Final = 0.25  # at who is here before the first training
 _MEMORY: Final = msgspec.msgpack.Decoder(Memory)
 
@@ -142,8 +141,9 @@ class Gossip:
         return self.trainer.newest
 
     async def _announcement(self, offer: Offer, *, fresh: bool) -> NewModel:
+        """With the model inside if every one of ours may be announced so: else names come too late for pulls."""
         whole = self._parts.manifest.model_bytes
-        if not fresh or whole > self._rules.inline_bytes or self._interval_s(whole) > INLINE_S:
+        if not fresh or whole > self._rules.inline_bytes or self._interval_s(whole) > self.trainer.turn_s:
             return NewModel(offer)
         try:
             return NewModel(offer, await self._parts.blobs.get(offer.model))

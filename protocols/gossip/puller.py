@@ -64,7 +64,7 @@ class Puller:
                     nursery.start_soon(self._pull_one, peer)
                 elif not self._asked:
                     self._looked()
-                    self._pause(IDLE_S)
+                    self._wait(NOT_YET_S if self._neighbours else IDLE_S)
                 await trio.sleep(PAUSE_S)
                 await trio.sleep_until(self._free_at)
 
@@ -74,7 +74,7 @@ class Puller:
 
     async def _pull_one(self, peer: PeerId) -> None:
         try:
-            self._pause(await self._pull(peer))
+            self._wait(await self._pull(peer))
         finally:
             self._asked.discard(peer)
         self._looked()
@@ -82,6 +82,10 @@ class Puller:
     def _pause(self, seconds: float) -> None:
         """No pull begins before: pauses add up, so that the rate holds however many are under way."""
         self._free_at = max(self._free_at, trio.current_time()) + seconds * self._rng.uniform(0.5, 1.5)
+
+    def _wait(self, seconds: float) -> None:
+        """Likewise; but of several peers at once that had nothing, one wait is enough."""
+        self._free_at = max(self._free_at, trio.current_time() + seconds * self._rng.uniform(0.5, 1.5))
 
     def _looked(self) -> None:
         self.looks += 1
@@ -111,7 +115,7 @@ class Puller:
         return 0 < self._parts.manifest.rounds <= offer.age
 
     async def _pull(self, peer: PeerId) -> float:
-        """Its newest model, unless we have had it. Seconds to pause beyond what the model's bytes ask for."""
+        """Its newest model, unless we have had it. Seconds to wait at least before another pull."""
         manifest = self._parts.manifest
         try:
             offer = (await self._desk.ask(peer, AskNewest(), NewestIs, ASK_S)).offer
@@ -124,7 +128,6 @@ class Puller:
             await self._parts.learner.check(offer.model)
         except Declined as refusal:
             log.debug("%s has no model for us: %s", peer, refusal)
-            return NOT_YET_S
         except Unfit as error:
             self._desk.accuse(peer, OffenceKind.UNFIT_MODEL, str(error))
             self._neighbours.forget(peer)
