@@ -11,12 +11,13 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any, Final, TypeVar
 
 import click
+import msgspec
 from bench.figures import Aim, Findings, environment, tell
 from rich.console import Console
 
@@ -161,15 +162,15 @@ def findings(pairs: Sequence[Pair], name: str) -> Findings:
     }
     one_s = {what: median(took) if took else 0.0 for what, took in timed.items()}
     compute, wire_bytes = [pair.compute(one_s) for pair in pairs], [pair.bytes for pair in pairs]
-    process = [sum(each.process_s for each in some) for some in _both(pairs)]
+    process = [1000 * sum(each.process_s for each in some) / sum(each.rounds for each in some) for some in _both(pairs)]
     rows = [
         *((f"one {what}", f"{1000 * took:.2f} ms") for what, took in one_s.items()),
         ("compute of each seed", ", ".join(f"{each:+.1%}" for each in compute)),
         ("bytes of each seed", ", ".join(f"{each:+.1%}" for each in wire_bytes)),
-        ("CPU of the simulations, nodes' talk and all", f"{process[0] / process[1] - 1:+.1%}"),
+        ("CPU of all nodes for a round, talk and all", f"{process[0]:.1f} ms, without {process[1]:.1f}"),
         *by_kind(pairs),
     ]
-    figures = {"one_s": one_s, "compute": compute, "bytes": wire_bytes, "pairs": [asdict(pair) for pair in pairs]}
+    figures = {"one_s": one_s, "compute": compute, "bytes": wire_bytes, "pairs": msgspec.to_builtins(pairs)}
     aims = [
         Aim(f"{name}: more compute, mean of the seeds", fmean(compute), 0.10),
         Aim(f"{name}: more bytes, mean of the seeds", fmean(wire_bytes), 0.05),
