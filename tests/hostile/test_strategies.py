@@ -119,3 +119,16 @@ def test_who_makes_the_beacon_spares_its_kind(monkeypatch: pytest.MonkeyPatch) -
     ground = drawn(report, pairs, hostile_beacon=True)
     assert len(ground) > 5
     assert np.mean(ground) < 0.15 < np.mean(drawn(report, pairs))
+
+
+def test_the_adaptive_one_is_expelled_in_the_end_and_sets_no_honest_auditors_against_each_other() -> None:
+    tables = {
+        "task": "digits",
+        "rounds": 10,
+        "start_peers": 7,
+        "modest": {"trainers": 4},
+        "audit": {"fraction": 1.0},
+    }
+    report = simulate(Scenario(nodes=7, seed=3, tables=tables, adversaries=("adaptive",) * 2, limit_s=2000)).report
+    assert report.broken == []  # nobody honest was accused
+    assert set(report.expelled) == set(report.adversaries)
