@@ -97,7 +97,8 @@ class Trainer:
         self.age = Round(checkpoint.round) if checkpoint else Round(0)
         self.model: Digest | None = Digest(checkpoint.model) if checkpoint and making.known else None
         self.checkpoint = checkpoint
-        self.newest = making.newest if making.newest and making.newest.model in parts.blobs else None  # others may have
+        held = making.newest is not None and making.newest.model in parts.blobs
+        self.newest = making.newest if held else None  # what others may have of us; its blob is in the store
         self.over = False
         self.phase: Phase = "waiting"
         self.failure: str | None = None
@@ -254,7 +255,7 @@ class Trainer:
             counts = weights.with_own(self._rules.beta, self._samples, counts)
             if not await self._made([own, *(offer.model for offer in offers)], counts):
                 others = []
-            elif others:
+            else:
                 me, ours = self._parts.desk.me, self._making.newest
                 assert ours is not None
                 self._making.merged([me, *(came.origin for came in others)], [ours, *offers], counts)
