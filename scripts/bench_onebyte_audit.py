@@ -117,23 +117,21 @@ HONEST: Final[dict[str, Way]] = {
 # -- dishonest ways ---------------------------------------------------------------------------------------------------
 
 
-def with_data(entry: Entry, data: Data) -> Bytes:
-    honest, entry.spsa.data = entry.spsa.data, data
-    try:
-        return entry.bytes()
-    finally:
-        entry.spsa.data = honest
+def with_data(spsa: Spsa, seeds: list[int], batch_seed: int, data: Data) -> Bytes:
+    with spsa.lent(data):
+        found = spsa.probe(seeds, batch_seed)
+    return np.frombuffer(found.scalars, dtype=np.int8).astype(np.int16)
 
 
 def mislabelled(entry: Entry) -> Bytes:
     data = entry.spsa.data
     *inputs, labels = data.pool
-    return with_data(entry, Data((*inputs, labels.max() - labels), data.rows, data.test))
+    flipped = Data((*inputs, labels.max() - labels), data.rows, data.test)
+    return with_data(entry.spsa, entry.seeds, entry.batch_seed, flipped)
 
 
 def other_batches(entry: Entry) -> Bytes:
-    found = entry.spsa.probe(entry.seeds, entry.batch_seed + 1)
-    return np.frombuffer(found.scalars, dtype=np.int8).astype(np.int16)
+    return with_data(entry.spsa, entry.seeds, entry.batch_seed + 1, entry.spsa.data)
 
 
 LIARS: Final[dict[str, Way]] = {
@@ -143,7 +141,7 @@ LIARS: Final[dict[str, Way]] = {
     "stale": lambda entry: entry.first,
     "free-rider": lambda entry: np.zeros(len(entry.seeds), dtype=np.int16),
     "label-flip": mislabelled,
-    "wrong-shard": lambda entry: with_data(entry, entry.others),
+    "wrong-shard": lambda entry: with_data(entry.spsa, entry.seeds, entry.batch_seed, entry.others),
     "other batches": other_batches,
 }
 
