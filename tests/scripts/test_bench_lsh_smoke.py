@@ -20,7 +20,11 @@ def test_trials(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(path.read_text())["digits"]
-    assert (found["works"], found["trainings"]) == (2, 30 * 5 + 2 * 16)  # `no update` takes no training
+    assert (found["works"], found["trainings"]) == (
+        2,
+        30 * 5 + 2 * 20,
+    )  # `no update` takes none, `adaptive: turned` three
     rows = {row["way"]: row for row in found["rows"]}
     assert rows["sign flipped"]["agreed"]["three"]["count"] == 0
+    assert rows["adaptive: turned"]["bits"][1] > 0
     assert rows["two threads"]["agreed"]["three"]["count"] == 4
