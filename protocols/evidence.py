@@ -157,7 +157,7 @@ class Judgement:
 
     expelled: dict[PeerId, str] = field(default_factory=dict)  # and why
     suspended: dict[PeerId, str] = field(default_factory=dict)  # by a panel, until the appeal
-    wrong: list[Aggregate] = field(default_factory=list)  # aggregates whose maker was expelled for them
+    wrong: dict[Digest, Aggregate] = field(default_factory=dict)  # by claim: those whose maker was expelled for them
     contradicted: tuple[tuple[PeerId, Digest], ...] = ()  # auditors, and the claims on which they were
     undecided: tuple[Digest, ...] = field(default=(), compare=False)  # doubted models that may still be asked for
 
@@ -281,7 +281,7 @@ class Evidence:
 
     def _expel(self, case: Case, found: Judgement, now: Round) -> None:
         if case.made is None:
-            found.wrong.append(case.aggregate)
+            found.wrong[case.claim] = case.aggregate
         if self._lasts(case.round, now):
             agree, contradict = case.counts
             found.expelled.setdefault(
