@@ -41,7 +41,7 @@ def convicted(nodes: Iterable[Seen]) -> frozenset[Digest]:
     """Aggregates that each of them knows to be wrong."""
     protocols = [seen.node.protocol for seen in nodes]
     judged = [each.auditor.judgement for each in protocols if isinstance(each, Modest)]
-    found = [frozenset(Digest(each.model) for each in judgement.wrong) for judgement in judged]
+    found = [frozenset(Digest(each.model) for each in judgement.wrong.values()) for judgement in judged]
     return frozenset.intersection(*found) if found else frozenset()
 
 

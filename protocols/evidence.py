@@ -154,7 +154,7 @@ class Judgement:
     """What the evidence amounts to."""
 
     expelled: dict[PeerId, str] = field(default_factory=dict)  # and why
-    wrong: list[Aggregate] = field(default_factory=list)  # aggregates whose maker was expelled for them
+    wrong: dict[Digest, Aggregate] = field(default_factory=dict)  # by claim: those whose maker was expelled for them
     contradicted: tuple[tuple[PeerId, Digest], ...] = ()  # auditors, and the claims on which they were, not by chance
     undecided: tuple[Digest, ...] = field(default=(), compare=False)  # doubted models that may still be asked for
 
@@ -273,7 +273,7 @@ class Evidence:
 
     def _expel(self, case: Case, found: Judgement, now: Round) -> None:
         if case.made is None:
-            found.wrong.append(case.aggregate)
+            found.wrong[case.claim] = case.aggregate
         if self._lasts(case.round, now):
             agree, contradict = case.counts
             found.expelled.setdefault(

@@ -205,7 +205,7 @@ class Modest:
     def _judged(self, judgement: Judgement) -> None:
         self._hooks.judged(judgement)
         if judgement.wrong:
-            self._nursery.start_soon(self.head.convict, judgement.wrong)
+            self._nursery.start_soon(self.head.convict, judgement.wrong.values())
 
     # -- what others tell and ask -------------------------------------------------------------------------------------
 

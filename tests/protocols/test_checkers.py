@@ -153,9 +153,9 @@ async def test_convicted_is_what_every_node_knows_to_be_wrong(autojump_clock: Mo
     swarm = await sound(make_swarm)
     wrong, nodes = swarm.settled(1), swarm.world().nodes
     for seen in nodes[1:]:
-        seen.node.protocol.auditor.judgement = Judgement(wrong=[wrong])
+        seen.node.protocol.auditor.judgement = Judgement(wrong={digest_of(b"claim"): wrong})
     assert convicted(nodes) == frozenset()
-    nodes[0].node.protocol.auditor.judgement = Judgement(wrong=[wrong])
+    nodes[0].node.protocol.auditor.judgement = Judgement(wrong={digest_of(b"claim"): wrong})
     assert convicted(nodes) == {wrong.model}
     assert convicted([]) == frozenset()
 

@@ -109,7 +109,7 @@ def test_a_panel_that_doubts_calls_the_appeal_and_puts_nobody_out() -> None:
     (doubted,) = held.doubted()
     assert held.verdict(doubted).stage is Stage.APPEALED
     judgement = held.judgement(Round(5))
-    assert (judgement.expelled, judgement.wrong, judgement.contradicted) == ({}, [], ())
+    assert (judgement.expelled, judgement.wrong, judgement.contradicted) == ({}, {}, ())
     assert judgement.undecided == (doubted.model,)
 
 
