@@ -3,8 +3,8 @@ different projections.
 
 Of one deviation, the bits that differ under independent seeds are binomial with one chance (`verify.lsh`); so, given
 their sum over all auditors, one's own are binomial too, with chance 1/n: an exact test that needs no angle. Norms of
-one deviation were measured to spread by 0.4 steps and 0.08 for each differing bit. Invariant: an honest auditor fails
-the test of its bits in at most ERROR of the claims, whatever the claimant does.
+one deviation were measured to spread by 0.4 steps and 0.08 for each differing bit. Invariant: among honest auditors
+one fails the test of its bits in at most ERROR of the claims, whatever the claimant does.
 """
 
 from __future__ import annotations
