@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Final
 
 from protocols import limits
 from protocols.chain.draws import seed64
@@ -23,13 +22,12 @@ from protocols.chain.state import State
 from protocols.claiming import shard_of, vote_holds
 from protocols.evidence import FORGED, UNKNOWN, Doubt
 from protocols.manifest import Audit
+from protocols.onebyte.messages import PREFIX_BYTES
 from sampling.peers import PeerId, Round
 from verify import scalars
 from verify.claims import Vote, auditors, is_drawn, training_seed
 from verify.digest import Digest
 from verify.tally import Verdict, reach, tally
-
-PREFIX_BYTES: Final = 8  # of a vote's statement, to say that one has it
 
 
 @dataclass(eq=False)
