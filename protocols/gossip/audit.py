@@ -83,7 +83,7 @@ class Auditor:
         self._false: dict[PeerId, list[Digest]] = {}  # claims of which a peer said wrong, since one of its own held
         self._owing: set[PeerId] = set()  # peers that could not show how their model was made
         self._out = {peer: (round, claim) for peer, round, claim in before.out}
-        self._spread: dict[PeerId, None] = {}  # whom all have been told to look at
+        self._spread: dict[PeerId, set[Digest]] = {}  # what all have been told to look at
         self.audited = self.doubted = self.unable = self.refused = 0
 
     def trusts(self, peer: PeerId) -> bool:
@@ -135,8 +135,7 @@ class Auditor:
             self.refused += 1
             self._parts.desk.accuse(teller, OffenceKind.BAD_SIGNATURE, f"a doubt of no claim: {why or 'not signed'}")
             return
-        self._spread[maker] = None
-        _trim(self._spread)
+        self._is_news(case)
         self._add((maker, teller), case)
 
     def _unfit(self, case: Case) -> bool:
@@ -279,12 +278,20 @@ class Auditor:
             self.judge()
 
     async def _tell(self, case: Case) -> None:
-        """Once of each peer: those who hear it look further themselves."""
+        """Of each peer what it takes to expel it: it may show nothing to some of those who hear."""
         assert case.work is not None
-        if case.maker not in self._spread:
-            self._spread[case.maker] = None
+        if self._is_news(case):
             doubt = Doubted(case.maker, case.offer, case.work)
             await self._parts.desk.tell(self._parts.membership.topic, doubt)
+
+    def _is_news(self, case: Case) -> bool:
+        """All have not been told of it, nor of as many claims of its maker as it takes. They have from now on."""
+        told = self._spread.setdefault(case.maker, set())
+        news = len(told) < FALSE and case.claim not in told
+        if news:
+            told.add(case.claim)
+        _trim(self._spread)
+        return news
 
     def judge(self) -> None:
         """Whom we have expelled, for the node; an expulsion lapses when the manifest says so."""
