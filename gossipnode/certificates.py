@@ -29,11 +29,10 @@ from sampling.peers import PeerId
 from verify.claims import Vote
 from verify.digest import short
 from verify.lsh import Signature, distance
-from verify.tally import Stage
+from verify.tally import DECIDED
 
 VERSION: Final = 1
 FILE_BYTES: Final = 4 * MIB  # of a file that is read: candidates of a full view, and a certificate
-PROVEN: Final = frozenset({Stage.EXPELLED, Stage.ACQUITTED})
 
 
 class Filed(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -177,7 +176,7 @@ def _check_case(found: Checked, filed: Filed, certificate: Certificate, run: byt
         if doubt is None:
             evidence.vote(case, vote)
     verdict = evidence.verdict(case)
-    found.require(verdict.stage in PROVEN, f"verdict: {case.accused} is {verdict.stage}", "these votes decide nothing")
+    found.require(verdict.stage in DECIDED, f"verdict: {case.accused} is {verdict.stage}", "these votes decide nothing")
     return case
 
 

@@ -304,6 +304,15 @@ def test_a_file_with_a_forged_vote(tmp_path: Path) -> None:
     assert FORGED in wrong(read_certificate(written(tmp_path, forged)))[0]
 
 
+def test_a_file_of_a_claim_that_was_doubted_and_cleared(tmp_path: Path) -> None:
+    held = evidence()
+    order = [PEERS.index(peer) for peer in held.order(case())]
+    votes = (vote(order[0], agrees=False), *(vote(index, agrees=True) for index in order[1:3]))
+    found, _, _ = check_certificate(read_certificate(written(tmp_path, with_votes(*votes))), None)
+    assert found.holds
+    assert found.lines[-1] == f"ok    verdict: {case().accused} is cleared"
+
+
 def test_a_file_whose_votes_decide_nothing(tmp_path: Path) -> None:
     filed = read_certificate(written(tmp_path, with_votes(vote(0, agrees=False))))
     assert wrong(filed) == ["WRONG these votes decide nothing"]
