@@ -186,12 +186,13 @@ class Auditor:
         """Our turn comes when those before us are too few, or silent. Raises Closed if it does not."""
         stage, since, opened = Stage.OPEN, trio.current_time(), trio.current_time()
         while True:
-            now, verdict = trio.current_time(), self.evidence.verdict(case)
-            if verdict.stage in DECIDED or now - opened > self._parts.manifest.timing.round_ceiling_s * DOUBTS:
+            now, verdict, order = trio.current_time(), self.evidence.verdict(case), self.evidence.order(case)
+            late = now - opened > self._parts.manifest.timing.round_ceiling_s * DOUBTS
+            if late or verdict.stage in DECIDED or self._parts.desk.me not in order:  # we may be leaving
                 raise Closed
             if verdict.stage != stage:
                 stage, since = verdict.stage, now
-            order, deadline_s = self.evidence.order(case), self._patience.deadline_s
+            deadline_s = self._patience.deadline_s
             waited = int((now - since) / deadline_s)
             if order.index(self._parts.desk.me) < wanted(stage, len(order), self.evidence.audit.appeal) + waited:
                 return
@@ -228,12 +229,15 @@ class Auditor:
         return work
 
     async def _publish(self, case: Case, vote: Vote) -> None:
+        """Raises Closed if others have come to stand before us meanwhile, or we leave."""
+        doubt = self.evidence.vote(case, vote)
+        assert doubt in (None, UNKNOWN), f"our own vote: {doubt}"
+        if doubt is not None:
+            raise Closed
         self.audited += 1
         if not vote.agrees:
             self.doubted += 1
             log.warning("round %d: what %s claims does not hold here", case.round, case.accused)
-        doubt = self.evidence.vote(case, vote)
-        assert doubt is None, f"our own vote: {doubt}"
         self._voted(case)
         await self._parts.desk.tell(self._parts.membership.topic, Voted(case.round, vote))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -74,12 +74,14 @@ class Toy:
         self._blobs = blobs
         self.gives = CLAIMED
         self.replayed_at: list[float] = []
+        self.meanwhile: Callable[[], None] = lambda: None
 
     async def initial(self) -> Digest:
         return THETA0
 
     async def replay(self, parent: Digest, round: Round, *, seed: int, shard: str) -> Trained:
         self.replayed_at.append(trio.current_time())
+        self.meanwhile()
         return Trained(await self._blobs.put(self.gives), 10, 1, 0.5, 0.0)
 
     async def signature(self, model: Digest, parent: Digest | None, seed: bytes) -> Signature:
@@ -150,6 +152,11 @@ class Scene:
             self.head.learn(each)
             await self.blobs.put(named(each))
         return Case(first, link_of(second), next(each for each in first.inputs if each.trainer == PEERS[LIAR]))
+
+    def leaves(self, index: int = ME) -> None:
+        """From now on, as our view has it."""
+        left = Registration(PEERS[index], 2, False, (Role.TRAINER,), Round(0), (), b"")
+        self.membership.view.register(left)
 
     async def hears(self, peer: PeerId, message: AnyMessage) -> None:
         await self.desk._overhear(peer, wire.encode(message))
@@ -261,6 +268,25 @@ async def test_a_doubt_calls_the_next_two_at_once_and_no_more(autojump_clock: Mo
         await scene.hears(PEERS[first], Voted(case.round, vote(first, case, agrees=False)))
         await trio.sleep(1.0)
     assert scene.learner.replayed_at == [pytest.approx(3.0, abs=0.1)]
+
+
+async def test_who_leaves_is_called_no_more(autojump_clock: MockClock, scene: Scene) -> None:
+    await scene.round(rank=1)
+    async with scene.audits():
+        await trio.sleep(FIRST_AUDIT_S / 2)
+        scene.leaves()
+        await trio.sleep(100.0)
+    assert (scene.learner.replayed_at, scene.votes) == ([], [])
+
+
+async def test_who_leaves_while_it_does_the_work_votes_no_more(autojump_clock: MockClock, scene: Scene) -> None:
+    await scene.round(rank=0)
+    scene.learner.meanwhile = scene.leaves
+    async with scene.audits():
+        await trio.sleep(100.0)
+    assert len(scene.learner.replayed_at) == 1
+    assert scene.votes == []
+    assert scene.auditor.figures.audited == 0
 
 
 # -- floods -----------------------------------------------------------------------------------------------------------
