@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from verify.tally import LARGEST
+
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
 
@@ -69,7 +71,7 @@ SAMPLES: Final = 10**9  # examples a trainer may claim to have trained on
 
 # -- audits -------------------------------------------------------------------------------------------------------
 DATA_BYTES: Final = 40  # a shard's description: index/count partition seed, or a digest
-APPEAL: Final = 31  # auditors of an appeal at most: their votes are 8 KB of a certificate
+APPEAL: Final = LARGEST  # auditors of an appeal at most
 VOTES: Final = 3 * APPEAL  # in a certificate: half as many again may vote, and a liar both ways
 OPEN_CASES: Final = 64  # claims under audit at once: of the rounds that a quick swarm does in one deadline
 EVIDENCE: Final = 256  # certificates kept, and told in one message by digest; about 6 KB each

@@ -110,7 +110,10 @@ class Audit(Section, frozen=True, kw_only=True):
         int, Meta(ge=1, le=1024, description="steps of 1.1 % by which two honest norms may differ")
     ] = 2
     appeal: Annotated[
-        int, Meta(ge=3, le=limits.APPEAL, description="auditors whose majority expels, or acquits; an odd number")
+        int,
+        Meta(
+            ge=3, le=limits.APPEAL, description="auditors, at least, whose majority expels, or acquits; an odd number"
+        ),
     ] = 11
     readmit_rounds: Annotated[
         Rounds, Meta(description="rounds after which an expelled peer may come back; 0: never, it needs a new identity")

@@ -17,6 +17,7 @@ from typing import Final
 from sampling.peers import PeerId
 
 PANEL: Final = 3  # votes that call the appeal, by majority
+LARGEST: Final = 31  # votes of an appeal, unless the caller wants more: they are 8 KB of a certificate
 
 
 class Stage(enum.StrEnum):
@@ -38,8 +39,10 @@ class Verdict:
 
 
 def bench(auditors: int, appeal: int) -> int:
-    """Votes that decide an appeal by majority: `appeal` of them, or as many as there are, and an odd number."""
-    size = min(auditors, appeal)
+    """Votes that decide an appeal by majority: `appeal` of them or more, as many as there are, and an odd number. Of up
+    to 46 members (auditors and accused) the majority is more than a third: so many are never all hostile."""
+    third = min(2 * ((auditors + 1) // 3) + 1, LARGEST)
+    size = min(auditors, max(appeal, third))
     return size if size % 2 else size - 1
 
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sampling.peers import PeerId
-from verify.tally import Stage, bench, reach, tally
+from verify.tally import LARGEST, Stage, bench, reach, tally
 
 ORDER = [PeerId(f"peer{number:02}") for number in range(20)]
 
@@ -28,19 +28,37 @@ def test_a_doubt_calls_two_more_and_their_majority_decides() -> None:
 
 def test_the_appeal_needs_a_majority_of_its_whole_bench() -> None:
     doubts = dict.fromkeys(range(5), False)
-    assert stage(doubts) is Stage.APPEALED
-    assert stage({**doubts, 9: False}) is Stage.EXPELLED
-    assert stage({0: False, 1: False, **dict.fromkeys(range(2, 8), True)}) is Stage.ACQUITTED
+    assert stage(doubts, auditors=15) is Stage.APPEALED
+    assert stage({**doubts, 9: False}, auditors=15) is Stage.EXPELLED
+    assert stage({0: False, 1: False, **dict.fromkeys(range(2, 8), True)}, auditors=15) is Stage.ACQUITTED
+
+
+@given(st.integers(3, 45), st.data())
+def test_less_than_a_third_of_the_members_expel_nobody(auditors: int, data: st.DataObject) -> None:
+    """Wherever they stand, and whoever else is silent."""
+    members = auditors + 1
+    liars = data.draw(st.sets(st.integers(0, auditors - 1), max_size=(members - 1) // 3))
+    order = [PeerId(f"peer{number:02}") for number in range(auditors)]
+    cast = {order[rank]: frozenset({False}) for rank in liars}
+    assert tally(order, cast, 3).stage is not Stage.EXPELLED
+
+
+def test_a_swarm_of_hundreds_has_no_larger_appeal_than_a_certificate_holds() -> None:
+    assert bench(300, 11) == LARGEST
+    assert bench(300, 201) == 201
 
 
 def test_votes_beyond_the_reach_do_not_count() -> None:
-    assert reach(20, 11) == 16
-    assert stage({16: False}) is Stage.OPEN
+    assert reach(15, 11) == 16
+    assert reach(30, 11) == 31
+    order = [PeerId(f"peer{number:02}") for number in range(60)]
+    assert reach(60, 11) == 46
+    assert tally(order, {order[46]: frozenset({False})}, 11).stage is Stage.OPEN
 
 
 def test_nearer_votes_displace_farther_ones() -> None:
     """Six liars with votes by the most distant ranks, while the honest keep silent; then those are heard."""
-    liars = dict.fromkeys(range(10, 16), False)
+    liars = dict.fromkeys(range(10, 18), False)
     assert stage(liars) is Stage.EXPELLED
     assert stage({**liars, **dict.fromkeys(range(10), True)}) is not Stage.EXPELLED
 
