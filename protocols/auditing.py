@@ -121,6 +121,8 @@ class Auditing:
         inputs = case.aggregate.inputs
         await self._claimed_bytes(case, inputs, b"", self._nonce(case))
         held = [each for each in inputs if each.model in self._parts.blobs]
+        if made not in held:
+            raise CannotAudit("its model had to make room for others in the store")
         losses = {each.trainer: (await self._parts.learner.evaluate(each.model)).loss for each in held}
         mine = losses.pop(made.trainer)
         if losses and mine > WORSE * statistics.median(losses.values()) + SLACK:
