@@ -30,11 +30,11 @@ from protocols.messages import (
     HeadIs,
     Input,
     Late,
+    Proof,
     Proposal,
     Refused,
     Settled,
     TrainedModel,
-    Twice,
     Unable,
 )
 from protocols.transport import TransportError
@@ -48,7 +48,7 @@ from verify.standing import OffenceKind
 log = logging.getLogger(__name__)
 
 RECOMPUTE_S = 10.0  # for another aggregator to fetch what it lacks of a round's models, and to merge them
-Caught = Callable[[Twice], Awaitable[None]]
+Caught = Callable[[Proof], Awaitable[None]]
 OPEN_COLLECTIONS = 4  # rounds gathered at once; honest swarms need two, a forked one three
 
 

@@ -22,9 +22,10 @@ from protocols.exchange import NotFetched
 from protocols.head import Head, Parts
 from protocols.learner import LearnerError, Unfit
 from protocols.messages import Ack, Committed, Input
+from protocols.ownclaims import OwnClaims
 from protocols.transport import TransportError
 from sampling.peers import PeerId
-from verify.claims import COMMITTED, NONCE_BYTES, Vote, commitment, training_seed
+from verify.claims import COMMITTED, NONCE_BYTES, UNBOUND, Vote, bound, commitment, training_seed
 from verify.digest import Digest, digest_of
 from verify.lsh import Signature, Tolerance, agrees
 from verify.standing import OffenceKind
@@ -42,8 +43,8 @@ class CannotAudit(Exception):
 
 
 class Auditing:
-    def __init__(self, parts: Parts, head: Head) -> None:
-        self._parts, self._head = parts, head
+    def __init__(self, parts: Parts, head: Head, claims: OwnClaims) -> None:
+        self._parts, self._head, self._claims = parts, head, claims
         self._tolerance = Tolerance(parts.manifest.audit.tolerance_bits, parts.manifest.audit.tolerance_norm)
 
     async def audit(self, case: Case) -> Vote | None:
@@ -54,7 +55,9 @@ class Auditing:
             if shard_of(case.made.data) is None:
                 await self._probed(case, case.made)
                 return None
-            return await self._replayed(case, case.made)
+            vote = await self._replayed(case, case.made)
+            self._claims.vote(case.claim, vote.commitment)
+            return vote
         except (NotFetched, StoreFull, LearnerError, Unfit) as error:
             raise CannotAudit(str(error)) from error
 
@@ -132,11 +135,13 @@ class Auditing:
     # -- the claimed bytes --------------------------------------------------------------------------------------------
 
     async def _claimed_bytes(self, case: Case, inputs: Sequence[Input], own: bytes, nonce: bytes) -> None:
-        """Commit to those who hold them, then fetch. Raises NotFetched, StoreFull."""
-        bound = commitment(self._parts.desk.me, case.claim, own, nonce)
+        """Commit to those who hold them, then fetch. Raises NotFetched, StoreFull, LearnerError."""
+        result = commitment(self._parts.desk.me, case.claim, own, nonce) if own else UNBOUND
+        if own:
+            await self._claims.commit(case.claim, result)
         run, others = self._parts.membership.run_id, [*case.seen_by(), *case.aggregate.aggregators]
-        signature = self._parts.signer.sign(COMMITTED, run, case.claim + bound)
-        message = Committed(case.round, case.claim, bound, signature)
+        signature = self._parts.signer.sign(COMMITTED, run, bound(case.round, case.claim, result))
+        message = Committed(case.round, case.claim, result, signature)
         lacking = [each for each in inputs if each.model not in self._parts.blobs]
         async with trio.open_nursery() as nursery:
             for peer in dict.fromkeys([*(each.trainer for each in lacking), *(others if lacking else ())]):
