@@ -83,16 +83,16 @@ class Auditing:
         return self._vote(case, bytes(result), bytes(claimed), nonce, agrees=agreed)
 
     async def _own(self, case: Case, made: Input, parent: Digest) -> Digest | None:
-        """The model that its work gives. None: nobody can do that work, or it gives another number of examples."""
+        """The model that its work gives. None: nobody can do that work."""
         run, shard = self._parts.membership.run_id, shard_of(made.data)
         assert shard is not None
         seed = training_seed(run, case.round, parent, made.trainer)
         try:
-            trained = await self._parts.learner.replay(parent, case.round, seed=seed, shard=shard)
+            learner, samples = self._parts.learner, made.samples
+            return (await learner.replay(parent, case.round, seed=seed, shard=shard, samples=samples)).model
         except Unfit as error:
             log.info("%s claims what cannot be done: %s", made.trainer, error)
             return None
-        return trained.model if trained.samples == made.samples else None
 
     async def _have_parent(self, case: Case) -> None:
         parent = self._head.remembered(Digest(case.aggregate.parent))

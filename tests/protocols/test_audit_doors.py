@@ -90,7 +90,7 @@ class Toy:
     async def initial(self) -> Digest:
         return THETA0
 
-    async def replay(self, parent: Digest, round: Round, *, seed: int, shard: str) -> Trained:
+    async def replay(self, parent: Digest, round: Round, *, seed: int, shard: str, samples: int) -> Trained:
         self.replayed_at.append(trio.current_time())
         self.meanwhile()
         return Trained(await self._blobs.put(self.gives), 10, 1, 0.5, 0.0)
