@@ -326,7 +326,12 @@ def test_nodes_of_three_ranks_train_one_set_of_adapters(
         task="sentiment-lora",
         rounds=6,
         rank="2,4,8",
-        manifest={"merging": {"rule": "flora"}, "training": {"lr": 0.05, "epochs": 4}, "audit": {"fraction": 0.5}},
+        manifest={
+            "merging": {"rule": "flora"},
+            "training": {"lr": 0.05, "epochs": 4},
+            "modest": {"trainers": 4, "aggregators": 2},
+            "audit": {"fraction": 0.5},
+        },
     )
     outcome = simulate(scenario_of(setting))
     assert outcome.succeeded
