@@ -30,7 +30,6 @@ from gossipnode.compute.inline import Cost, InlineSwarm
 from gossipnode.curves import Point
 from gossipnode.errors import OperatorError
 from gossipnode.learn.config import LearnerConfig
-from gossipnode.learn.shard import Shard
 from gossipnode.net.simulated import Conditions
 from gossipnode.newrun import draft, merged
 from gossipnode.report import Accuracy, Bytes, CommitteeOf, Digests
@@ -99,8 +98,7 @@ class World:
         assert self.manifest.rounds > 0, "a baseline ends after some round"
         swarm = InlineSwarm(LearnerConfig.of(self.manifest))
         self.engine, self.theta0 = swarm.engine, swarm.theta0
-        shards = (_shard(scenario, index) for index in range(scenario.nodes))
-        self.data = [self.engine.data(shard) for shard in shards]
+        self.data = [self.engine.data(scenario.shard(index)) for index in range(scenario.nodes)]
         self.lines = Lines(scenario.conditions, self.peers, len(self.theta0))
         self.cost = Cost()
 
@@ -354,7 +352,3 @@ def _bytes(sent: int, rounds: int) -> Bytes:
 
 def _committee(step: Step) -> CommitteeOf:
     return CommitteeOf(round=step.round, trainers=[f"node-{node}" for node in step.trainers], aggregators=[SERVER])
-
-
-def _shard(scenario: Scenario, index: int) -> Shard:
-    return Shard(index=index, count=scenario.nodes, partition=scenario.partition, seed=scenario.seed)

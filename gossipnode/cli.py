@@ -128,12 +128,8 @@ def init(home: Path) -> None:
     help="With gossip: rest after each training until FACTOR times as long has passed, to spare the machine. [1]",
 )
 @click.option("--device", type=click.Choice(["cpu", "cuda", "auto"]), help="Where to train. [cpu]")
-@click.option(
-    "--psk",
-    metavar="FILE",
-    type=FILE,
-    help="The swarm key file of a private network.",
-)
+@click.option("--psk", metavar="FILE", type=FILE, help="The swarm key file of a private network.")
+@click.option("--rank", metavar="R", type=click.IntRange(1), help="Train only R components of each adapter. [all]")
 @click.option(
     "--protocol",
     type=click.Choice(["modest", "onebyte", "gossip"]),
@@ -350,6 +346,7 @@ def prepare(task: str) -> None:
 @click.option("--bandwidth", metavar="MB/S", type=click.FloatRange(0), help="Of each node's link; 0: unlimited. [0]")
 @click.option("--init", type=click.Choice(["common", "different"]), help="With gossip: the first models. [common]")
 @click.option("--speed", metavar="S,S,...", help="With gossip: how fast the nodes are, in turn, as 1,1,2,4. [1]")
+@click.option("--rank", metavar="R,R,...", help="What the nodes train of each adapter, in turn, as 2,4,8. [all]")
 @click.option(
     "--batch", "batch_s", metavar="S", type=click.FloatRange(0, min_open=True), help="Virtual seconds a batch. [0.002]"
 )

@@ -20,7 +20,7 @@ from gossipnode.errors import OperatorError, reason
 from gossipnode.files import write_whole
 from gossipnode.learn.accountant import Privacy
 from gossipnode.learn.names import BUILT_IN
-from gossipnode.learn.shard import Shard
+from gossipnode.learn.shard import RANK, Shard
 from gossipnode.toml import annotated, read_tables, typed
 from protocols.limits import ADDRESS_CHARS, DATA_BYTES, MIB, ROUND
 from protocols.manifest import Manifest
@@ -69,6 +69,9 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         float,
         Meta(ge=0.0, le=1e6, description="with privacy_clip: noise in what is revealed, in units of it; 0: none"),
     ] = 0.0
+    rank: Annotated[
+        int, Meta(ge=0, le=RANK, description="tasks with adapters: train only so many components of each; 0: all")
+    ] = 0
     slowdown: Annotated[
         float,
         Meta(
@@ -108,7 +111,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     def shard_of(self, seed: int) -> Shard:
         """`seed`: the run's, so that all its nodes cut alike."""
         index, _, count = self.shard.partition("/")
-        return Shard(index=int(index), count=int(count), partition=self.partition, seed=seed)
+        return Shard(index=int(index), count=int(count), partition=self.partition, seed=seed, rank=self.rank)
 
 
 def slowdowns_of(speeds: str) -> list[float]:
@@ -120,6 +123,14 @@ def slowdowns_of(speeds: str) -> list[float]:
     if not found or min(found) <= 0 or not max(found) / min(found) <= SLOWEST:
         raise OperatorError(f"--speed {speeds}: expected numbers above 0, as 1,1,2,4, within a factor of {SLOWEST:g}")
     return [max(found) / each for each in found]
+
+
+def ranks_of(text: str) -> list[int]:
+    """`rank` of each node in turn, as "2,4,8"; "": all of them train all. Raises OperatorError."""
+    found = text.split(",") if text else ["0"]
+    if text and not all(re.fullmatch("[1-9][0-9]{0,3}", each) for each in found):
+        raise OperatorError(f"--rank {text}: expected whole numbers from 1 to {RANK}, as 2,4,8")
+    return [int(each) for each in found]
 
 
 def load_config(path: Path, options: Mapping[str, Any] | None = None) -> Config:

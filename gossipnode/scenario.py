@@ -17,7 +17,7 @@ from msgspec import Meta
 
 from gossipnode.adversaries.kinds import cast_of
 from gossipnode.compute.inline import Cost
-from gossipnode.config import slowdowns_of
+from gossipnode.config import ranks_of, slowdowns_of
 from gossipnode.errors import OperatorError
 from gossipnode.events import Event, event_of, require_possible, told
 from gossipnode.net.simulated import Conditions, regions
@@ -48,6 +48,9 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     speed: Annotated[
         str, Meta(description="with gossip: how fast the nodes are beside each other, in turn, as 1,1,2,4")
     ] = "1"
+    rank: Annotated[
+        str, Meta(description="how many components of each adapter the nodes train, in turn, as 2,4,8; empty: all")
+    ] = ""
     batch_s: Annotated[float, Meta(gt=0.0, description="virtual seconds of a step of SGD")] = Cost().batch_s
     limit_s: Annotated[float, Meta(gt=0.0, description="virtual seconds after which it has failed")] = 86_400.0
     init: Annotated[
@@ -151,6 +154,7 @@ def scenario_of(setting: Setting) -> Scenario:
         progress_s=setting.progress_s,
         adversaries=cast_of(setting.adversary, setting.nodes, setting.protocol),
         slowdowns=slowdowns_of(setting.speed),
+        ranks=ranks_of(setting.rank),
         batch_s=setting.batch_s,
     )
 

@@ -71,9 +71,15 @@ class Scenario:
     progress_s: float = PROGRESS_S
     curve: bool = True  # evaluate the model of every round
     slowdowns: Sequence[float] = (1.0,)  # of the nodes in turn; in gossip
+    ranks: Sequence[int] = (0,)  # of what the nodes train of each adapter, in turn; 0: all
     batch_s: float = Cost().batch_s  # virtual seconds of a step of SGD
     void_share: float = VOID_SHARE  # of honest entries in a chain that may count for nothing
     adversaries: Sequence[str] = ()  # kinds of the last nodes; the others are honest
+
+    def shard(self, index: int) -> Shard:
+        """A newcomer's data is a copy of somebody's, so that the shards of the others are what they would be anyway."""
+        piece, rank = index % self.nodes, self.ranks[index % len(self.ranks)]
+        return Shard(index=piece, count=self.nodes, partition=self.partition, seed=self.seed, rank=rank)
 
 
 class SimulationReport(Report, frozen=True, kw_only=True):
@@ -146,7 +152,7 @@ class Swarm:
         self._gangs = {kind: Gang(random.Random(f"{scenario.seed}/{kind}")) for kind in scenario.adversaries}
         self._bell = Bell()  # rung when `highest` has risen
         self._news: list[Belief] = []
-        self._curve = Curve(self.compute, [self._shard(0)])
+        self._curve = Curve(self.compute, [self.scenario.shard(0)])
         self._faults = Faults(self, scenario.events, scenario.seed)
         self._checks: Checks
         self._branches: Branches | None = None  # of a chain
@@ -200,7 +206,7 @@ class Swarm:
             present(self._signed),
             self._signed.encode(),
             bootstrap=bootstrap,
-            shard=self._shard(index).text,
+            shard=self.scenario.shard(index).text,
             slowdown=self.scenario.slowdowns[index % len(self.scenario.slowdowns)],
         )
 
@@ -217,18 +223,11 @@ class Swarm:
         return self._computes[common].learner(config.shard, blobs, Cost(batch_s=self.scenario.batch_s))
 
     def _config(self, index: int) -> LearnerConfig:
-        return msgspec.structs.replace(self.compute.engine.config, shard=self._shard(index))
-
-    def _shard(self, index: int) -> Shard:
-        """A newcomer's data is a copy of somebody's, so that the shards of the others are what they would be anyway."""
-        scenario = self.scenario
-        return Shard(
-            index=index % scenario.nodes, count=scenario.nodes, partition=scenario.partition, seed=scenario.seed
-        )
+        return msgspec.structs.replace(self.compute.engine.config, shard=self.scenario.shard(index))
 
     async def _manifest(self, author: Signer) -> SignedManifest:
         blobs = MemoryBlobs(2**40)
-        theta0 = await self.compute.learner(self._shard(0), blobs).initial()
+        theta0 = await self.compute.learner(self.scenario.shard(0), blobs).initial()
         size = blobs.size(theta0)
         assert size is not None
         found = TaskInfo(

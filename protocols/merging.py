@@ -27,8 +27,9 @@ Rule: TypeAlias = Literal[
     "centred-clipping",
     "flag",
     "bristle",
+    "flora",
 ]
-TRUSTING: Final = ("mean", "corrected")  # a single liar can make anything of them
+TRUSTING: Final = ("mean", "corrected", "flora")  # a single liar can make anything of them
 OWN: Final = ("bristle",)  # weigh models by a node's own examples, so nobody else can make their merges again
 COUNTING: Final = ("trimmed-mean", "multi-krum")  # do nothing unless they are told how many lie
 CENTRED: Final = ("centred-clipping", "flag")  # look at what a round changed, so they need the model it began with
@@ -41,8 +42,9 @@ class Merging(Section, frozen=True, kw_only=True):
         Rule,
         Meta(
             description="mean, corrected (variance-corrected), median, trimmed-mean, multi-krum, geometric-median, "
-            "centred-clipping, flag, in gossip bristle too (output layers, class by class); auto: mean (in gossip: "
-            "corrected) if byzantine = 0, else nearest-neighbour mixing and geometric-median"
+            "centred-clipping, flag, flora (adapters by what they add), in gossip bristle too (output layers, class by "
+            "class); auto: mean (in gossip: corrected) if byzantine = 0, else nearest-neighbour mixing and "
+            "geometric-median"
         ),
     ] = "auto"
     byzantine: Annotated[
@@ -50,8 +52,8 @@ class Merging(Section, frozen=True, kw_only=True):
         Meta(
             ge=0,
             le=limits.COMMITTEE,
-            description="liars among a round's trainers that the aggregate must stand; but with mean and corrected "
-            "each model has one vote, however many examples it claims",
+            description="liars among a round's trainers that the aggregate must stand; but with mean, corrected "
+            "and flora each model has one vote, however many examples it claims",
         ),
     ] = 0
     mixing: Annotated[

@@ -24,7 +24,7 @@ from rich.live import Live
 from testnet_table import row, table
 
 from gossipnode.adversaries.kinds import cast_of
-from gossipnode.config import slowdowns_of
+from gossipnode.config import ranks_of, slowdowns_of
 from gossipnode.errors import OperatorError
 from gossipnode.events import Event, Join, Kill, Restart, option_events, require_possible
 from gossipnode.home import Home
@@ -52,6 +52,7 @@ class Options:
     events: Sequence[Event] = ()
     init: str | None = None  # of first models, in gossip
     slowdowns: Sequence[float] = (1.0,)  # of the nodes in turn, in gossip
+    ranks: Sequence[int] = (0,)  # of what the nodes train of each adapter, in turn; 0: all
     minutes: float | None = None  # instead of rounds, in gossip
 
     def kind(self, index: int) -> str | None:
@@ -80,6 +81,8 @@ def start(root: Path, index: int, options: Options, peers: str | None) -> Peer:
     command += ["--listen", "/ip4/127.0.0.1/tcp/0", "--http", "127.0.0.1:0", "--threads", "1"]
     command += ["--shard", f"{index % options.nodes}/{options.nodes}", "--partition", options.partition]
     command += ["--slowdown", str(options.slowdowns[index % len(options.slowdowns)])]
+    if rank := options.ranks[index % len(options.ranks)]:
+        command += ["--rank", str(rank)]
     command += ["--peers", peers] if peers else _run_options(options)
     kind = options.kind(index)
     environment = {"OMP_NUM_THREADS": "1"} | ({} if kind is None else {ADVERSARY: kind})
@@ -227,6 +230,7 @@ def run(options: Options, keep: Path | None, timeout_s: float, central: bool, co
 @click.option("--minutes", type=click.FloatRange(0, min_open=True), help="with gossip, instead of --rounds")
 @click.option("--init", type=click.Choice(["common", "different"]), help="with gossip: the nodes' first models")
 @click.option("--speed", default="1", help="with gossip: how fast the nodes are, in turn, as 1,1,2,4")
+@click.option("--rank", default="", help="how much of each adapter the nodes train, in turn, as 2,4,8  [default: all]")
 @click.option("--task", default="mnist", help="what they learn")
 @click.option("--seed", default=1, type=click.IntRange(0), help="of the initial model and the batch orders")
 @click.option("--trainers", default=4, type=click.IntRange(1), help="trainers of a round")
@@ -250,6 +254,7 @@ def main(
     minutes: float | None,
     init: str | None,
     speed: str,
+    rank: str,
     task: str,
     seed: int,
     trainers: int,
@@ -291,6 +296,7 @@ def main(
             events=events,
             init=init,
             slowdowns=slowdowns_of(speed),
+            ranks=ranks_of(rank),
             minutes=minutes,
         )
         report = run(options, keep, timeout_s, central, console)

@@ -74,6 +74,10 @@ class Engine:
                 f"merging.rule: {config.merging.rule} needs a task that trains nothing but its output layer, which"
                 f" {config.task!r} does not; choose another rule"
             )
+        if config.merging.rule == "flora" and not self.flat.adapters:
+            raise TaskError(
+                f"merging.rule: flora needs a task with adapters, and {config.task!r} has none; choose another"
+            )
 
     @property
     def sum_bytes(self) -> int:
@@ -82,11 +86,22 @@ class Engine:
 
     def data(self, shard: Shard) -> Data:
         """A node's examples, on the device. Raises TaskError, LearnerError."""
+        self._require_rank(shard.rank)
         with self._blame("data"):
             data = self.task.data(shard, self.config.data_path)
             if len(data.rows) and not 0 <= int(data.rows.min()) <= int(data.rows.max()) < len(data.pool[0]):
                 raise TaskError(f"task {self.config.task!r}: data() names rows beyond its pool of {len(data.pool[0])}")
-        return Data(self._moved(data.pool), data.rows.to(self.device), self._moved(data.test))
+        return Data(self._moved(data.pool), data.rows.to(self.device), self._moved(data.test), shard.rank)
+
+    def _require_rank(self, asked: int) -> None:
+        """Raises TaskError."""
+        task, largest = self.config.task, max((pair.rank for pair in self.flat.adapters), default=0)
+        if asked and not largest:
+            raise TaskError(f"--rank {asked}: task {task!r} has no adapters; leave it out")
+        if asked and self.config.rules is not None:
+            raise TaskError(f"--rank {asked}: one-byte runs move every parameter; leave it out")
+        if asked > largest:
+            raise TaskError(f"--rank {asked}: the adapters of task {task!r} have rank {largest}; give 1 to {largest}")
 
     def others(self, shard: str, samples: int | None = None) -> Data:
         """Another node's examples, by its description. Raises Unfit if there are none such, or not `samples` of them;
@@ -126,7 +141,7 @@ class Engine:
         """Raises Unfit."""
         models = Models.of([opened(blob, self.template) for blob in blobs], self.config.threads)
         centre = None if parent is None else opened(parent, self.template)
-        shape = Shape(self.template.lengths, len(self.flat.learned))
+        shape = Shape(self.template.lengths, len(self.flat.learned), self.flat.adapters)
         return encode(merged(models, weights, self.config.merging, shape, centre), self.template)
 
     def integrate(self, blobs: Sequence[Buffer], data: Data) -> bytes:

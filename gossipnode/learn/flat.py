@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gossipnode.learn.adapters import pairs
 from gossipnode.learn.encoding import Vector
 from gossipnode.learn.task import Task, TaskError
 
@@ -31,6 +32,7 @@ class Flat:
         self.layout = [(name, tuple(tensor.shape)) for name, tensor in tensors]
         lengths = [tensor.numel() for _, tensor in tensors]
         learned = sum(tensor.numel() for _, tensor in tensors if tensor.requires_grad)
+        self.adapters = [pair for pair in pairs(self.layout) if max(pair.a.stop, pair.b.stop) <= learned]
         self.vector = torch.cat([tensor.detach().reshape(-1) for _, tensor in tensors])  # (P,)
         self.gradient = torch.zeros(learned, device=device, dtype=self.vector.dtype)  # (G,), G <= P
         for (_, tensor), values in zip(tensors, torch.split(self.vector, lengths), strict=True):
@@ -43,6 +45,14 @@ class Flat:
     def learned(self) -> Tensor:
         """The part of the vector that has a gradient, (G,)."""
         return self.vector[: len(self.gradient)]
+
+    def of_rank(self, rank: int) -> Tensor:
+        """1 where a node that trains `rank` components of each adapter trains, else 0, (G,): it trains the first."""
+        mask = np.ones(len(self.gradient), dtype=np.float32)
+        for pair in self.adapters:
+            part = pair.adapter(mask)
+            part.a[rank:], part.b[:, rank:] = 0.0, 0.0
+        return torch.from_numpy(mask).to(self.vector.device)
 
     def load(self, vector: Vector) -> None:
         for buffer, fresh in self._fresh:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gossipnode.learn import robust
+from gossipnode.learn.adapters import Pair, flora
 from gossipnode.learn.encoding import Vector
 from gossipnode.learn.models import Models, Row
 from gossipnode.learn.variance import corrected_mean
@@ -24,10 +25,11 @@ from protocols.merging import CENTRED, TRUSTING, Merging, settled
 
 @dataclass(frozen=True)
 class Shape:
-    """Of a model: its tensors' lengths, and how many values SGD learns; those come first."""
+    """Of a model: its tensors' lengths, how many values SGD learns (those come first), and where adapters lie."""
 
     lengths: Sequence[int]
     learned: int
+    adapters: Sequence[Pair] = ()
 
 
 def mean(models: Models, weights: Sequence[int]) -> Vector:
@@ -46,6 +48,10 @@ def merged(models: Models, weights: Sequence[int], asked: Merging, shape: Shape,
         out[: shape.learned] = mean(learned, weights)
     elif merging.rule == "corrected":
         out[: shape.learned] = corrected_mean(learned, weights, shape.lengths)
+    elif merging.rule == "flora":
+        out[: shape.learned] = mean(learned, weights)
+        for pair in shape.adapters:
+            pair.put(out, flora(models, weights, pair, out))
     else:
         byzantine = min(merging.byzantine, (models.n - 1) // 2)  # a round whose trainers died has fewer models
         out[: shape.learned] = by_rule(learned, merging.rule, byzantine, merging.mixing, parent)

@@ -34,13 +34,21 @@ class Steps:
 def train(flat: Flat, task: Task, data: Data, training: Training, *, seed: int, stop: Callable[[], bool]) -> Steps:
     """Change the flat model in place. Raises Stopped, and whatever the task raises."""
     torch.manual_seed(seed)
-    return descend(flat, task, data.pool, batches(data.rows, training, seed), training, stop=stop)
+    mask = flat.of_rank(data.rank) if data.rank else None
+    return descend(flat, task, data.pool, batches(data.rows, training, seed), training, stop=stop, mask=mask)
 
 
 def descend(
-    flat: Flat, task: Task, pool: Batch, batches: Iterable[Tensor], training: Training, *, stop: Callable[[], bool]
+    flat: Flat,
+    task: Task,
+    pool: Batch,
+    batches: Iterable[Tensor],
+    training: Training,
+    *,
+    stop: Callable[[], bool],
+    mask: Tensor | None = None,
 ) -> Steps:
-    """A step for each batch of rows of the pool. Raises as `train` does."""
+    """A step for each batch of rows of the pool; where `mask` is 0 nothing changes. Raises as `train` does."""
     flat.model.train()
     velocity = torch.zeros_like(flat.gradient) if training.momentum else flat.gradient
     total = torch.zeros((), device=flat.vector.device)
@@ -51,7 +59,7 @@ def descend(
         flat.gradient.zero_()
         loss = task.loss(flat.model, tuple(tensor[rows] for tensor in pool))
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        _step(flat, velocity, training)
+        _step(flat, velocity, training, mask)
         total += loss.detach()
         steps += 1
     return Steps(steps, float(total) / max(steps, 1))
@@ -69,11 +77,13 @@ def batches(rows: Tensor, training: Training, seed: int) -> Iterator[Tensor]:
 
 
 @torch.no_grad()
-def _step(flat: Flat, velocity: Tensor, training: Training) -> None:
-    """g <- grad + decay * p;  v <- momentum * v + g;  p <- p - lr * v."""
+def _step(flat: Flat, velocity: Tensor, training: Training, mask: Tensor | None) -> None:
+    """g <- mask * (grad + decay * p);  v <- momentum * v + g;  p <- p - lr * v."""
     learned = flat.learned
     if training.weight_decay:
         flat.gradient.add_(learned, alpha=training.weight_decay)
+    if mask is not None:
+        flat.gradient.mul_(mask)
     if training.momentum:
         velocity.mul_(training.momentum).add_(flat.gradient)
     learned.add_(velocity, alpha=-training.lr)

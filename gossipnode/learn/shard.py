@@ -28,27 +28,31 @@ if TYPE_CHECKING:  # numpy costs the daemon 20 MB, and the daemon only passes sh
     Rows = NDArray[np.int64]
 
 
-_TEXT = re.compile(r"(\d{1,9})/(\d{1,9}) ([a-z:.0-9]{1,30}) (\d{1,19})")
+RANK = 9_999  # of an adapter, at most
+_TEXT = re.compile(r"(\d{1,9})/(\d{1,9}) ([a-z:.0-9]{1,30}) (\d{1,19})(?: rank ([1-9]\d{0,3}))?")
 
 
 class Shard(msgspec.Struct, frozen=True, kw_only=True):
-    """Piece `index` of `count`. The default is everything: a node with data of its own has no need to cut it."""
+    """Piece `index` of `count`. The default is everything: a node with data of its own has no need to cut it. `rank` is
+    of what is trained on it, in tasks with adapters, so that who does the work again does the same; 0: of the run."""
 
     index: Annotated[int, Meta(ge=0)] = 0
     count: Annotated[int, Meta(ge=1)] = 1
     partition: str = "iid"
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
+    rank: Annotated[int, Meta(ge=0, le=RANK)] = 0
 
     @property
     def text(self) -> str:
         """As a claim has it; `shard_named` reads it."""
-        return f"{self.index}/{self.count} {self.partition} {self.seed}"
+        rank = f" rank {self.rank}" if self.rank else ""
+        return f"{self.index}/{self.count} {self.partition} {self.seed}{rank}"
 
     def rows(self, labels: NDArray[np.integer[Any]]) -> Rows:
         """Ascending indices of this shard's examples. Raises TaskError."""
         if self.index >= self.count:
             raise TaskError(f"shard {self.index} of {self.count} does not exist: the last is {self.count - 1}")
-        whole = msgspec.structs.replace(self, index=0)
+        whole = msgspec.structs.replace(self, index=0, rank=0)
         return _partition(labels.tobytes(), labels.dtype.str, whole)[self.index]
 
 
@@ -57,7 +61,8 @@ def shard_named(text: str) -> Shard:
     found = _TEXT.fullmatch(text)
     if found is None or int(found[1]) >= int(found[2]) or int(found[4]) >= 2**63:
         raise TaskError(f"there is no shard {text!r}")
-    return Shard(index=int(found[1]), count=int(found[2]), partition=found[3], seed=int(found[4]))
+    rank = int(found[5] or 0)
+    return Shard(index=int(found[1]), count=int(found[2]), partition=found[3], seed=int(found[4]), rank=rank)
 
 
 def partition(labels: NDArray[np.integer[Any]], shard: Shard) -> list[Rows]:

@@ -34,6 +34,7 @@ class Data:
     pool: Batch  # (N, ...) each
     rows: Tensor  # (n,) int64, n <= N: the training examples
     test: Batch  # (T, ...) each: never trained on
+    rank: int = 0  # of the adapters, what is trained on them; 0: all. Set by the engine, not by tasks
 
 
 class Task(Protocol):
@@ -52,7 +53,8 @@ class Task(Protocol):
         ...
 
     def trainable(self, model: nn.Module) -> dict[str, Tensor]:
-        """What is trained and travels, by name: float32 tensors of the model itself. Leave out what all peers have."""
+        """What is trained and travels, by name: float32 tensors of the model itself. Leave out what all peers have.
+        Two named NAME.down, (rank, inputs), and NAME.up, (outputs, rank), are an adapter: --rank and flora know it."""
         named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
         return {name: tensor for name, tensor in named.items() if tensor.is_floating_point()}
 

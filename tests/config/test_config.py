@@ -101,6 +101,7 @@ def test_one_line_for_a_wrong_setting(path: Path, text: str, line: str) -> None:
     ("options", "line"),
     [
         ({"threads": 0}, "--threads 0: expected int >= 1"),
+        ({"rank": 10_000}, "--rank 10000: expected int <= 9999"),
         ({"store_max_bytes": 1}, "--store-max-bytes 1: expected int >= 1048576"),
         ({"shard": "3"}, "--shard 3: expected INDEX/COUNT"),
         ({"listen": "x"}, "--listen x: expected /ip4/HOST/tcp/PORT"),
@@ -187,5 +188,6 @@ def test_a_shard_is_public_where_others_can_draw_from_it_again() -> None:
     model = {"model_bytes": 8, "theta0": "ab" * 32, "author": Signer.from_seed(bytes(32)).peer}
     run = Manifest(name="toy", protocol="onebyte", task="digits", **model)
     assert Config(shard="3/8").public_shard(run) == "3/8 iid 0"
+    assert Config(shard="3/8", rank=2).public_shard(run) == "3/8 iid 0 rank 2"
     assert Config(shard="3/8", data="mine.npz").public_shard(run) == ""
     assert Config(shard="3/8", privacy_clip=1.0, privacy_noise=0.5).public_shard(run) == ""

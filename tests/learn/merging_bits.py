@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 
+from gossipnode.learn.adapters import pairs
 from gossipnode.learn.encoding import Vector
 from gossipnode.learn.merge import Shape, by_rule, merged
 from gossipnode.learn.models import Models
@@ -38,6 +39,10 @@ def digests(rows: int = 9, length: int = 40_007) -> dict[str, str]:
         merging = Merging(rule=rule)  # type: ignore[arg-type]  # one of its names
         result = merged(models, weights, merging, Shape((length - 7, 7), length))
         found[rule] = digest_of(result.tobytes()).hex()
+    [pair] = pairs([("x.down", (5, 41)), ("x.up", (17, 5))])
+    small = Models.of(fixed(rows, 5 * (41 + 17) + 3))
+    result = merged(small, weights, Merging(rule="flora"), Shape((205, 85, 3), small.d, [pair]))
+    found["flora"] = digest_of(result.tobytes()).hex()
     return found
 
 

@@ -1,4 +1,4 @@
-"""What is merged by which rule: what was learned, what was measured, adapters, output layers; and by what weights."""
+"""What is merged by which rule: what was learned, what was measured, output layers; and by what weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from gossipnode.learn.adapters import Adapter, folded, stacked
 from gossipnode.learn.bristle import certainties, integrated
 from gossipnode.learn.config import LearnerConfig
 from gossipnode.learn.encoding import BLOCK, Encoding, Template, Vector, decode, encode, opened
@@ -140,23 +139,6 @@ def test_windows_are_whole_bounded_and_exact() -> None:
     assert windows(0.0, 5.0) == 1
     assert windows(1e-9, 5.0) == 1
     assert windows(1e300, 1e-9) == CEILING
-
-
-# -- adapters ---------------------------------------------------------------------------------------------------------
-
-
-def test_stacked_adapters_are_the_mean_of_their_products() -> None:
-    draw = np.random.RandomState(0)
-    # Whole numbers, so that equality is exact.
-    adapters = [
-        Adapter(draw.randint(-8, 8, (rank, 6)).astype(np.float32), draw.randint(-8, 8, (5, rank)).astype(np.float32))
-        for rank in (1, 4, 2)
-    ]
-    weights = [1, 2, 1]
-    one = stacked(adapters, weights)
-    assert one.rank == 7
-    expected = sum(w / 4 * (each.b @ each.a) for each, w in zip(adapters, weights, strict=True))
-    assert folded(np.ones((5, 6), dtype=np.float32), one).tolist() == (1 + expected).tolist()
 
 
 # -- output layers, class by class ------------------------------------------------------------------------------------

@@ -23,6 +23,8 @@ from gossipnode.learn.tasks.features import Encoded
 from gossipnode.learn.tasks.minilm import EMBEDDING_PARTS, LAYER_PARTS, Sizes
 from gossipnode.learn.tasks.pinned import Pinned
 from gossipnode.learn.tasks.reviews import Sentences
+from gossipnode.scenario import Setting, scenario_of
+from gossipnode.simulation import simulate
 from protocols.learner import Unanswerable
 from protocols.manifest import Training
 
@@ -311,3 +313,27 @@ def test_bad_sentences_are_one_clear_line(text: str | None, line: str, tmp_path:
         reviews.own(path)
     assert str(caught.value).startswith(f"data {path}")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("protocol", ["modest", "gossip"])
+def test_nodes_of_three_ranks_train_one_set_of_adapters(
+    protocol: str, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sentiment, "RANK", 8)
+    setting = Setting(
+        nodes=6,
+        protocol=protocol,
+        task="sentiment-lora",
+        rounds=6,
+        rank="2,4,8",
+        manifest={
+            "merging": {"rule": "flora"},
+            "training": {"lr": 0.05, "epochs": 4},
+            "modest": {"trainers": 4, "aggregators": 2},
+            "audit": {"fraction": 0.5},
+        },
+    )
+    outcome = simulate(scenario_of(setting))
+    assert outcome.succeeded
+    assert outcome.report.accuracy.mean > 0.75
+    assert outcome.report.falsely_expelled == []
