@@ -107,7 +107,7 @@ class Gossip:
 
     async def leave(self) -> None:
         """Membership's goodbye says it all; what we have is saved."""
-        if self.trainer.model is not None:
+        if self.trainer.shown is not None:
             await self.trainer.save()
 
     async def _enough_peers(self) -> None:
@@ -214,13 +214,14 @@ class Gossip:
 
     @property
     def model(self) -> Digest | None:
-        return self.trainer.model
+        shown = self.trainer.shown
+        return Digest(shown.model) if shown else None
 
     @property
     def models(self) -> list[Held]:
         """Nobody else has it: answers from it agree with no other node's."""
-        model = self.trainer.model
-        return [Held(self.round, model)] if self.round and model is not None and model in self._parts.blobs else []
+        shown = self.trainer.shown
+        return [shown] if shown and shown.round and shown.model in self._parts.blobs else []
 
     @property
     def held(self) -> Aggregate | None:
@@ -228,7 +229,7 @@ class Gossip:
 
     @property
     def docket(self) -> Docket:
-        return Docket(gossip=msgspec.msgpack.encode(Memory(self.making.newest, self.making.work, self.auditor.out)))
+        return Docket(gossip=msgspec.msgpack.encode(Memory(self.making.newest, self.trainer.saved, self.auditor.out)))
 
     @property
     def audits(self) -> AuditFigures | None:
