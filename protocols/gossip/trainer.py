@@ -361,8 +361,8 @@ class Trainer:
     # -- what lasts ---------------------------------------------------------------------------------------------------
 
     def _keep(self) -> None:
-        newest, shown = self.newest and self.newest.model, self.shown and Digest(self.shown.model)
-        digests = {self.model, self._fallback, newest, shown, *self._making.models()}
+        digests = {self.model, self._fallback, self.newest.model if self.newest else None}
+        digests |= {Digest(self.shown.model) if self.shown else None, *self._making.models()}
         self._parts.exchange.keep("gossip", sorted(digest for digest in digests if digest is not None))
 
     async def save(self) -> None:
