@@ -20,6 +20,7 @@ import trio
 from protocols import wire
 from protocols.gossip.audit import Auditor, Judged
 from protocols.gossip.claims import Making, Memory
+from protocols.gossip.graph import Graph
 from protocols.gossip.inbox import Came, Inbox
 from protocols.gossip.messages import AskNewest, AskWork, Doubted, NewestIs, NewModel, Offer, WorkIs
 from protocols.gossip.neighbours import Heard, Neighbours
@@ -69,7 +70,8 @@ class Gossip:
         node's trainings take so many times as long."""
         rules = parts.manifest.gossip
         self._parts, self._rules, self._begin = parts, rules, begin
-        self.neighbours = Neighbours(digest_of(parts.desk.me.encode()))
+        graph = Graph(rules, parts.desk.me, parts.membership.view, parts.membership.run_id)
+        self.neighbours = Neighbours(digest_of(parts.desk.me.encode()), graph.joins)
         self.inbox = Inbox(rules.neighbours, parts.rng)
         before = _MEMORY.decode(docket.gossip) if docket.gossip else Memory()
         self.making = Making(parts.desk.me, parts.signer, parts.membership.run_id, parts.data, before)
@@ -161,7 +163,7 @@ class Gossip:
             return
         named_s = self._interval_s(len(wire.encode(NewModel(message.offer))))
         self.neighbours.hear(origin, message.offer, trio.current_time(), named_s)
-        if message.blob and not self.puller.stopped:
+        if message.blob and self.neighbours.joins(origin) and not self.puller.stopped:
             self.puller.remember(origin, message.offer.model)
             self.inbox.tell(Came(origin, message.offer, message.blob))
             self.auditor.came(origin, message.offer, message.blob)
