@@ -20,6 +20,7 @@ import trio
 from protocols import wire
 from protocols.gossip.audit import Auditor, Judged
 from protocols.gossip.claims import Making, Memory
+from protocols.gossip.graph import Graph
 from protocols.gossip.inbox import Came, Inbox
 from protocols.gossip.messages import AskNewest, AskWork, Doubted, NewestIs, NewModel, Offer, WorkIs
 from protocols.gossip.neighbours import Heard, Neighbours
@@ -69,7 +70,8 @@ class Gossip:
         node's trainings take so many times as long."""
         rules = parts.manifest.gossip
         self._parts, self._rules, self._begin = parts, rules, begin
-        self.neighbours = Neighbours(digest_of(parts.desk.me.encode()))
+        graph = Graph(rules, parts.desk.me, parts.membership.view, parts.membership.run_id)
+        self.neighbours = Neighbours(digest_of(parts.desk.me.encode()), graph.joins)
         self.inbox = Inbox(rules.neighbours, parts.rng)
         before = _MEMORY.decode(docket.gossip) if docket.gossip else Memory()
         self.making = Making(parts.desk.me, parts.signer, parts.membership.run_id, parts.data, before)
@@ -107,7 +109,7 @@ class Gossip:
 
     async def leave(self) -> None:
         """Membership's goodbye says it all; what we have is saved."""
-        if self.trainer.model is not None:
+        if self.trainer.shown is not None:
             await self.trainer.save()
 
     async def _enough_peers(self) -> None:
@@ -161,7 +163,7 @@ class Gossip:
             return
         named_s = self._interval_s(len(wire.encode(NewModel(message.offer))))
         self.neighbours.hear(origin, message.offer, trio.current_time(), named_s)
-        if message.blob and not self.puller.stopped:
+        if message.blob and self.neighbours.joins(origin) and not self.puller.stopped:
             self.puller.remember(origin, message.offer.model)
             self.inbox.tell(Came(origin, message.offer, message.blob))
             self.auditor.came(origin, message.offer, message.blob)
@@ -214,13 +216,14 @@ class Gossip:
 
     @property
     def model(self) -> Digest | None:
-        return self.trainer.model
+        shown = self.trainer.shown
+        return Digest(shown.model) if shown else None
 
     @property
     def models(self) -> list[Held]:
         """Nobody else has it: answers from it agree with no other node's."""
-        model = self.trainer.model
-        return [Held(self.round, model)] if self.round and model is not None and model in self._parts.blobs else []
+        shown = self.trainer.shown
+        return [shown] if shown and shown.round and shown.model in self._parts.blobs else []
 
     @property
     def held(self) -> Aggregate | None:
@@ -228,7 +231,7 @@ class Gossip:
 
     @property
     def docket(self) -> Docket:
-        return Docket(gossip=msgspec.msgpack.encode(Memory(self.making.newest, self.making.work, self.auditor.out)))
+        return Docket(gossip=msgspec.msgpack.encode(Memory(self.making.newest, self.trainer.saved, self.auditor.out)))
 
     @property
     def audits(self) -> AuditFigures | None:

@@ -2,13 +2,14 @@
 
 Of all who announce, those are kept whose ids hash lowest with our own salt (as Brahms' samplers do, Bortnikov et al.,
 2009), so that who announces more often is not kept more often: every node is in about as many sets, and as each pull
-draws uniformly from its set (Epidemic Learning, arXiv 2310.01972), every node is pulled about equally often.
+draws uniformly from its set (Epidemic Learning, arXiv 2310.01972), every node is pulled about equally often. Neighbours
+in a fixed graph (`protocols.gossip.graph`) are kept before all others, and pulled from alone.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -29,9 +30,14 @@ class Heard:
     first_s: float  # of this model
 
 
+def anybody(peer: PeerId) -> bool:
+    return True
+
+
 class Neighbours:
-    def __init__(self, salt: bytes) -> None:
-        self._salt = salt
+    def __init__(self, salt: bytes, joins: Callable[[PeerId], bool] = anybody) -> None:
+        """`joins`: may models of this peer be merged here?"""
+        self._salt, self.joins = salt, joins
         self._heard: dict[PeerId, Heard] = {}
         self._rank: dict[PeerId, bytes] = {}
 
@@ -69,10 +75,10 @@ class Neighbours:
         """The lower median of everybody's age: no minority, nor any single speed, sets it."""
         return median_age([own, *(heard.offer.age for heard in self._heard.values())])
 
-    def _ranked(self, peer: PeerId) -> bytes:
+    def _ranked(self, peer: PeerId) -> tuple[bool, bytes]:
         if peer not in self._rank:
             self._rank[peer] = digest_of(self._salt + peer.encode())
-        return self._rank[peer]
+        return not self.joins(peer), self._rank[peer]
 
 
 def median_age(ages: Iterable[int]) -> Round:

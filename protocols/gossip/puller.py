@@ -97,7 +97,8 @@ class Puller:
         fresh = [peer for peer in known if self._is_new(peer)]
         among = fresh if known else self._parts.membership.view.present()
         unfit = {self._desk.me, *self._asked}
-        others = [peer for peer in among if peer not in unfit and not self._desk.shunned(peer)]
+        others = [peer for peer in among if self._neighbours.joins(peer) and peer not in unfit]
+        others = [peer for peer in others if not self._desk.shunned(peer)]
         return self._rng.choice(others) if others else None
 
     def _is_new(self, peer: PeerId) -> bool:

@@ -29,8 +29,12 @@ class Rules(Section, frozen=True, kw_only=True):
         float, Meta(ge=0.0, le=86_400.0, description="seconds that a training takes at least: who is quicker rests")
     ] = 1.0
     neighbours: Annotated[
-        int, Meta(ge=1, le=MERGED, description="most models of others in one merge, drawn afresh for each")
+        int, Meta(ge=1, le=MERGED, description="most models of others in one merge, and neighbours in a fixed graph")
     ] = 8
+    graph: Annotated[
+        Literal["fresh", "fixed"],
+        Meta(description="whom to merge from: fresh, drawn anew at each pull, or fixed, neighbours in a random graph"),
+    ] = "fresh"
     beta: Annotated[
         float,
         Meta(ge=0.0, lt=1.0, description="share of a node's own model in its merges; 0: as any other, by its samples"),
@@ -53,6 +57,11 @@ class Rules(Section, frozen=True, kw_only=True):
 
 def faults(rules: Rules, byzantine: int) -> Iterator[str]:
     """What no single field's range can say, each as one line for the operator."""
+    if rules.graph == "fixed" and rules.neighbours % 2:
+        yield (
+            f"gossip.neighbours: {rules.neighbours} is odd, and a fixed graph is made of rings, with two neighbours in"
+            " each; give an even number, or gossip.graph = fresh"
+        )
     if 2 * byzantine > rules.neighbours:
         yield (
             f"merging.byzantine: {byzantine} liars cannot be stood among {rules.neighbours} neighbours and oneself;"

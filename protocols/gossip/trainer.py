@@ -25,7 +25,7 @@ from protocols.gossip.puller import Puller
 from protocols.head import Parts
 from protocols.learner import Evaluation, LearnerError, Trained, Unfit
 from protocols.merging import CENTRED, settled
-from protocols.messages import Aggregate
+from protocols.messages import Aggregate, Held
 from protocols.training import Phase
 from sampling.peers import PeerId, Round
 from verify.digest import Digest, short
@@ -97,6 +97,9 @@ class Trainer:
         self.age = Round(checkpoint.round) if checkpoint else Round(0)
         self.model: Digest | None = Digest(checkpoint.model) if checkpoint and making.known else None
         self.checkpoint = checkpoint
+        self.shown: Held | None = None  # what people get: see `_show`
+        self._shown = making.work  # how that came to be
+        self.saved = making.work if making.known else None  # and how the checkpoint's model did
         held = making.newest is not None and making.newest.model in parts.blobs
         self.newest = making.newest if held else None  # what others may have of us; its blob is in the store
         self.over = False
@@ -116,12 +119,15 @@ class Trainer:
         self._merged_at = trio.current_time()
         self._saved_at = trio.current_time()
         self._evaluated = -1
+        if self.model is not None:
+            self._show()
         self._keep()
 
     async def run(self) -> None:
         """Until the last training is done, then returns."""
         if self.model is None:
             self.model = await self._initial()
+            self._show()
         self._hooks.began()
         if self._trains:
             await self._catch_up()
@@ -171,6 +177,7 @@ class Trainer:
             trained = await self._parts.learner.train(self.model, age, seed=self._making.seed(age))
         except Unfit as error:
             await self._retreat(error)
+            self._show()
         except (LearnerError, StoreFull) as error:
             self._failed(error)
             await trio.sleep(AGAIN_S)
@@ -223,10 +230,17 @@ class Trainer:
 
     async def _settle(self) -> None:
         """A turn is over."""
+        self._show()
         if self._evaluate_every and self.age % self._evaluate_every == 0:
             await self._evaluate()
         if trio.current_time() - self._saved_at > SAVE_S:
             await self.save()
+
+    def _show(self) -> None:
+        """What we go on from. Not what a training has just made: until it is merged that knows our own data best."""
+        assert self.model is not None
+        self.shown, self._shown = Held(self.age, self.model), self._making.work
+        self._keep()
 
     async def _finish(self) -> None:
         """What others still ask for is served; nothing moves here any more."""
@@ -337,25 +351,26 @@ class Trainer:
         if len(offers) == 1 or not await self._made([offer.model for offer in offers], counts):
             self.model, makers, offers, counts = offers[0].model, makers[:1], offers[:1], [1]
         self._making.merged(makers, offers, counts)
+        self._show()
         self.counts.caught_up += 1
         age = median_age(each.offer.age for each in came)
         log.info("went on from the models of %d others, after about %d trainings of theirs", len(came), age)
-        self._keep()
         self._turned_at = trio.current_time()
         return came
 
     # -- what lasts ---------------------------------------------------------------------------------------------------
 
     def _keep(self) -> None:
-        digests = {self.model, self._fallback, self.newest.model if self.newest else None} - {None}
-        digests |= set(self._making.models())
+        digests = {self.model, self._fallback, self.newest.model if self.newest else None}
+        digests |= {Digest(self.shown.model) if self.shown else None, *self._making.models()}
         self._parts.exchange.keep("gossip", sorted(digest for digest in digests if digest is not None))
 
     async def save(self) -> None:
         """The checkpoint is what a crash does not take: kept in the store together with the one before it."""
-        assert self.model is not None
+        assert self.shown is not None
         self._saved_at = trio.current_time()
-        before, self.checkpoint = self.checkpoint, Aggregate(self.age, self.model, b"", (), ())
+        before, self.checkpoint = self.checkpoint, Aggregate(self.shown.round, self.shown.model, b"", (), ())
+        self.saved = self._shown
         kept = [self.checkpoint, *([before] if before else [])]
         self._parts.exchange.keep("checkpoint", [Digest(each.model) for each in kept])
         await self._hooks.save()

@@ -6,9 +6,11 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
+import msgspec
 import trio
 from trio.testing import MockClock
 
+from protocols.gossip.claims import Memory
 from protocols.gossip.trainer import BEHIND, CATCH_UP_S
 from protocols.merging import Merging
 from protocols.messages import Held
@@ -44,6 +46,32 @@ async def test_questions_are_answered_from_what_a_node_has_trained(
         assert one.gossip.models == []  # theta0 has learnt nothing
         await swarm.until_finished()
         assert one.gossip.models == [Held(Round(1), one.gossip.model)]
+
+
+async def test_until_it_is_merged_what_was_just_trained_is_shown_to_nobody(
+    make_swarm: MakeSwarm, autojump_clock: MockClock
+) -> None:
+    """It knows the node's own data best: on sorted labels it names little else."""
+    async with make_swarm(rounds=0, start_peers=2, gossip={"every_s": 5.0}) as swarm:
+        one, _ = await swarm.start(2)
+        await swarm.until(lambda: one.age == 3 and one.gossip.state == "idle")
+        trained, shown = one.gossip.trainer.newest.model, one.gossip.model
+        assert await one.learner.value(trained) == await one.learner.value(shown) + 1
+        assert one.gossip.models == [Held(Round(2), shown)]
+        await one.node.leave()
+        assert one.saved[-1].held.model == shown  # what is exported
+
+
+async def test_a_checkpoint_goes_with_the_work_it_was_made_by(make_swarm: MakeSwarm, autojump_clock: MockClock) -> None:
+    """Whenever it is saved: else a node that comes back is taken for a liar, for its next claim names another work."""
+    async with make_swarm(rounds=0, start_peers=2, gossip={"every_s": 5.0}) as swarm:
+        one, _ = await swarm.start(2)
+        await swarm.until(lambda: one.gossip.held is not None and one.gossip.model != one.gossip.held.model)
+        await one.node.save()
+        saved = one.saved[-1]
+        work = msgspec.msgpack.decode(saved.docket.gossip, type=Memory).work
+        values = [await one.learner.value(part.offer.model) for part in work.parts]
+        assert await one.learner.value(saved.held.model) == sum(values) / len(values)
 
 
 async def test_small_models_ride_in_announcements(make_swarm: MakeSwarm, autojump_clock: MockClock) -> None:
