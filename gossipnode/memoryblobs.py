@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Final
 from weakref import WeakValueDictionary
 
 from gossipnode.ledger import Arrival, Ledger
-from gossipnode.store import Receiving, given_up
+from gossipnode.store import Receiving, given_up, read_slice, size_of_slice
 from verify.digest import Digest, digest_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
+
+    from protocols.blobs import Slice
 
 
 class _Shared:
@@ -40,6 +42,7 @@ class MemoryBlobs:
         self.max_bytes: Final = max_bytes
         self._ledger: Final = Ledger(max_bytes)
         self._blobs: dict[Digest, _Shared] = {}
+        self._slices: Mapping[Digest, Slice] = {}
         self._arrivals: dict[Digest, tuple[Arrival, bytearray]] = {}
         self._in_hands: WeakValueDictionary[Digest, Receiving] = WeakValueDictionary()
 
@@ -55,11 +58,11 @@ class MemoryBlobs:
 
     def size(self, digest: Digest) -> int | None:
         blob = self._blobs.get(digest)
-        return None if blob is None else len(blob.data)
+        return size_of_slice(self, self._slices.get(digest)) if blob is None else len(blob.data)
 
     def read(self, digest: Digest, offset: int, length: int) -> bytes:
         if digest not in self._blobs:
-            return b""
+            return read_slice(self, self._slices.get(digest), offset, length)
         self._ledger.touch(digest)
         return self._blobs[digest].data[offset : offset + length]
 
@@ -73,6 +76,9 @@ class MemoryBlobs:
 
     def pin(self, digests: Iterable[Digest]) -> None:
         self._ledger.pin(digests)
+
+    def slice(self, slices: Mapping[Digest, Slice]) -> None:
+        self._slices = dict(slices)
 
     async def put(self, data: bytes) -> Digest:
         digest = digest_of(data)

@@ -26,8 +26,11 @@ from protocols.blobs import StoreFull
 from verify.digest import Digest, digest_of, short
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
+
+    from protocols.blobs import Slice
+    from protocols.transport import BlobSource
 
 _log = logging.getLogger(__name__)
 _OPEN_FILES: Final = 32  # kept open for `read`: as many blobs as are likely to be streamed at once
@@ -77,6 +80,7 @@ class FileBlobs:
         self._partials: Final = directory / "partial"
         self._ledger: Final = Ledger(max_bytes)
         self._sizes: dict[Digest, int] = {}  # of the whole ones
+        self._slices: Mapping[Digest, Slice] = {}
         self._since: dict[Digest, int] = {}  # which of all that were settled the file is: another may take its place
         self._settled: Final = itertools.count()
         self._unproved: set[Digest] = set()  # those of a former process that were not hashed again yet
@@ -118,11 +122,11 @@ class FileBlobs:
         return digest in self._sizes
 
     def size(self, digest: Digest) -> int | None:
-        return self._sizes.get(digest)
+        return self._sizes[digest] if digest in self._sizes else size_of_slice(self, self._slices.get(digest))
 
     def read(self, digest: Digest, offset: int, length: int) -> bytes:
         if digest not in self._sizes:
-            return b""
+            return read_slice(self, self._slices.get(digest), offset, length)
         self._ledger.touch(digest)
         try:
             return os.pread(self._descriptor(digest), length, offset)
@@ -135,10 +139,15 @@ class FileBlobs:
     def pin(self, digests: Iterable[Digest]) -> None:
         self._ledger.pin(digests)
 
+    def slice(self, slices: Mapping[Digest, Slice]) -> None:
+        self._slices = dict(slices)
+
     async def prove(self, digest: Digest) -> None:
         if digest in self._unproved:
             with contextlib.suppress(KeyError):
                 await self.get(digest)
+        elif digest in self._slices and self._slices[digest].whole in self._unproved:
+            await self.prove(self._slices[digest].whole)
 
     async def sync(self, digest: Digest) -> None:
         """Make a blob that is held outlive a power cut. Raises OSError."""
@@ -310,3 +319,13 @@ class FileBlobs:
 
 def given_up(digest: Digest) -> StoreFull:
     return StoreFull(f"the unfinished blob {short(digest)} was given up for another use of its space")
+
+
+def size_of_slice(source: BlobSource, part: Slice | None) -> int | None:
+    return None if part is None or source.size(part.whole) is None else part.size
+
+
+def read_slice(source: BlobSource, part: Slice | None, offset: int, length: int) -> bytes:
+    if part is None or not 0 <= offset < part.size:
+        return b""
+    return source.read(part.whole, part.start + offset, min(length, part.size - offset))

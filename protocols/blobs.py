@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 from protocols.transport import BlobSource
@@ -11,6 +12,15 @@ from verify.digest import Digest
 
 class StoreFull(Exception):
     """The blob does not fit beside what is pinned, or the disk is full. One line fit for a log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """Some bytes of a blob."""
+
+    whole: Digest
+    start: int
+    size: int
 
 
 class Partial(Protocol):
@@ -44,3 +54,7 @@ class Blobs(BlobSource, Protocol):
 
     def pin(self, digests: Iterable[Digest]) -> None:
         """Exactly these digests are kept whatever happens; the set replaces the former one."""
+
+    def slice(self, slices: Mapping[Digest, Slice]) -> None:
+        """Serve exactly these parts of blobs under names of their own, while the whole ones are held; they take no
+        space. The mapping replaces the former one."""

@@ -64,6 +64,22 @@ class Probed:
     seconds: float  # wall time inside the learner
 
 
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A piece of a model (`protocols.pieces`)."""
+
+    name: Digest  # of its bytes
+    largest: float  # absolute value in it
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """What is to be merged into one piece of a model: blobs of that very piece, or of whole models."""
+
+    others: Sequence[Digest]
+    weights: Sequence[int]  # our own first
+
+
 class Learner(Protocol):
     async def initial(self, seed: int | None = None) -> Digest:
         """theta0 as the manifest's seed makes it: the same bytes on every machine of the same versions. Stored.
@@ -84,6 +100,16 @@ class Learner(Protocol):
     async def check(self, model: Digest) -> float:
         """The model's largest absolute value, exactly. Raises Unfit unless the blob is a model of this run with finite
         values only."""
+
+    async def cut(self, model: Digest) -> Sequence[Cut]:
+        """Its pieces, in their order. Raises Unfit, LearnerError."""
+
+    async def check_piece(self, piece: Digest, index: int) -> float:
+        """As `check`, of a blob that is to be that piece of a model. Raises Unfit, LearnerError."""
+
+    async def merge_pieces(self, own: Digest, gathered: Sequence[Gathered]) -> Digest:
+        """A model of which each piece is merged of what was gathered for it, our own first and as the parent where the
+        rule needs one; a piece for which there is nothing stays as it is. Raises Unfit, LearnerError, StoreFull."""
 
     async def signature(self, model: Digest, parent: Digest | None, seed: bytes) -> Signature:
         """Of the update model - parent, or of the model itself. `seed` is 32 bytes (`verify.lsh.SEED_BYTES`). Raises

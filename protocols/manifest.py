@@ -249,6 +249,7 @@ def _faults(manifest: Manifest) -> Iterator[str]:
         yield from merging.faults(manifest.merging, manifest.gossip.neighbours + 1)
         yield from gossip.faults(manifest.gossip, manifest.merging.byzantine)
         yield from _replay_faults(manifest)
+        yield from _piece_faults(manifest)
     else:
         yield from merging.faults(manifest.merging, math.ceil(modest.success_fraction * modest.trainers - 1e-9))
     if manifest.merging.rule in merging.OWN and manifest.protocol != "gossip":
@@ -279,6 +280,21 @@ def _chain_faults(manifest: Manifest) -> Iterator[str]:
         for peer in manifest.onebyte.founders:
             if peer not in manifest.admission.allow:
                 yield f"onebyte.founders: {peer} is not in admission.allow"
+
+
+def _piece_faults(manifest: Manifest) -> Iterator[str]:
+    """What does not go with models in pieces."""
+    if manifest.gossip.fragments == 1:
+        return
+    if manifest.audit.fraction:
+        yield (
+            f"gossip.fragments, audit.fraction: a merge of pieces cannot be audited; set audit.fraction = 0, or leave"
+            f" gossip.fragments at 1 instead of {manifest.gossip.fragments}"
+        )
+    if manifest.encoding == "int8":
+        yield "gossip.fragments, encoding: scales of int8 stand apart from their values; use bfloat16 or fragments = 1"
+    if manifest.merging.rule in merging.OWN:
+        yield f"gossip.fragments: {manifest.merging.rule} tries whole output layers; leave it at 1"
 
 
 def _replay_faults(manifest: Manifest) -> Iterator[str]:

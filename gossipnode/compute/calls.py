@@ -92,6 +92,26 @@ class Merge(Part, frozen=True):
     parent: bytes = b""  # if the rule needs it
 
 
+class Pieces(Part, frozen=True):
+    """The pieces of a model. Answered by Cuts."""
+
+    model: bytes
+
+
+class CheckPiece(Part, frozen=True):
+    """Answered by Checked."""
+
+    piece: bytes
+    index: int
+
+
+class MergePieces(Part, frozen=True):
+    """Answered by Done, what they make stored."""
+
+    own: bytes
+    came: list[tuple[list[bytes], list[int]]]  # of each piece: blobs, and weights, our own first
+
+
 class Check(Part, frozen=True):
     """Answered by Checked."""
 
@@ -173,6 +193,10 @@ class Checked(Part, frozen=True):
     largest: float  # absolute value
 
 
+class Cuts(Part, frozen=True):
+    pieces: list[tuple[bytes, float]]  # digest and largest absolute value of each
+
+
 class Sketched(Part, frozen=True):
     signature: bytes  # `verify.lsh.Signature` as bytes
 
@@ -216,9 +240,11 @@ class Failed(Part, frozen=True):
 StepAsk: TypeAlias = Probe | Reprobe | Add | Sum | Restore | Score | ExportSum
 # These use the torch model, one at a time.
 ModelAsk: TypeAlias = Start | Initial | Train | Replay | Integrate | Evaluate | Infer | Export | StepAsk
-BlobAsk: TypeAlias = Merge | Check | Sketch  # these need no model, and are answered while one trains
+BlobAsk: TypeAlias = (
+    Merge | Pieces | CheckPiece | MergePieces | Check | Sketch
+)  # these need no model, and are answered while one trains
 Ask: TypeAlias = ModelAsk | BlobAsk
-Answer: TypeAlias = Ready | Done | Checked | Sketched | Inferred | Improved | Probed | Summed | Scored | Failed
+Answer: TypeAlias = Ready | Done | Checked | Cuts | Sketched | Inferred | Improved | Probed | Summed | Scored | Failed
 
 
 class Call(msgspec.Struct, frozen=True, array_like=True):

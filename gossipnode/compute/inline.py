@@ -21,7 +21,7 @@ from gossipnode.learn.engine import Engine
 from gossipnode.learn.shard import Shard
 from gossipnode.learn.task import Batch, Data
 from protocols.blobs import Blobs
-from protocols.learner import Evaluation, LearnerError, Probed, Trained
+from protocols.learner import Cut, Evaluation, Gathered, LearnerError, Probed, Trained
 from protocols.merging import OWN
 from sampling.peers import Round
 from verify.digest import Digest, digest_of, short
@@ -131,6 +131,23 @@ class InlineLearner:
         else:
             merged = self._engine.merge(blobs, weights, centre)
         await trio.sleep(len(models) * self._cost.merge_s)
+        return await self._blobs.put(merged)
+
+    async def cut(self, model: Digest) -> Sequence[Cut]:
+        pieces = self._engine.cutting.cut(await self._blob(model))
+        await trio.sleep(self._cost.check_s)
+        return [Cut(name, largest) for name, largest in pieces]
+
+    async def check_piece(self, piece: Digest, index: int) -> float:
+        value = self._engine.cutting.check(await self._blob(piece), index)
+        await trio.sleep(self._cost.check_s / len(self._engine.cutting.pieces))
+        return value
+
+    async def merge_pieces(self, own: Digest, gathered: Sequence[Gathered]) -> Digest:
+        came = [([await self._blob(blob) for blob in each.others], each.weights) for each in gathered]
+        merged = self._engine.merge_pieces(await self._blob(own), came)
+        merges = sum(len(each.others) + 1 for each in gathered if each.others) / len(gathered)
+        await trio.sleep(merges * self._cost.merge_s)
         return await self._blobs.put(merged)
 
     async def check(self, model: Digest) -> float:

@@ -29,7 +29,7 @@ from gossipnode.compute.calls import Ask
 from gossipnode.compute.child import Adopt, Child
 from gossipnode.learn.config import LearnerConfig
 from gossipnode.learn.names import TaskError
-from protocols.learner import Evaluation, LearnerError, Probed, Trained
+from protocols.learner import Cut, Evaluation, Gathered, LearnerError, Probed, Trained
 from protocols.merging import OWN
 from sampling.peers import Round
 from verify.digest import Digest
@@ -103,6 +103,18 @@ class WorkerLearner:
     async def check(self, model: Digest) -> float:
         checked, _ = await self._ask(self._blobs, calls.Check(model), calls.Checked)
         return checked.largest
+
+    async def cut(self, model: Digest) -> Sequence[Cut]:
+        cuts, _ = await self._ask(self._blobs, calls.Pieces(model), calls.Cuts)
+        return [Cut(Digest(name), largest) for name, largest in cuts.pieces]
+
+    async def check_piece(self, piece: Digest, index: int) -> float:
+        checked, _ = await self._ask(self._blobs, calls.CheckPiece(piece, index), calls.Checked)
+        return checked.largest
+
+    async def merge_pieces(self, own: Digest, gathered: Sequence[Gathered]) -> Digest:
+        came: list[tuple[list[bytes], list[int]]] = [(list(each.others), list(each.weights)) for each in gathered]
+        return (await self._ask(self._blobs, calls.MergePieces(own, came), calls.Done))[1]
 
     async def signature(self, model: Digest, parent: Digest | None, seed: bytes) -> Signature:
         sketched, _ = await self._ask(self._blobs, calls.Sketch(model, parent or b"", seed), calls.Sketched)

@@ -107,6 +107,13 @@ class Bench:
             case calls.Integrate(models):
                 blobs = [self.read(model) for model in models]
                 return calls.Done(), self.store(self.engine.integrate(blobs, self.data))
+            case calls.Pieces(model):
+                return calls.Cuts(list(self.engine.cutting.cut(self.read(model)))), b""
+            case calls.CheckPiece(piece, index):
+                return calls.Checked(self.engine.cutting.check(self.read(piece), index)), b""
+            case calls.MergePieces(own, came):
+                pieces = [([self.read(blob) for blob in others], weights) for others, weights in came]
+                return calls.Done(), self.store(self.engine.merge_pieces(self.read(own), pieces))
             case calls.Check(model):
                 return calls.Checked(self.engine.check(self.read(model))), b""
             case calls.Sketch(model, parent, seed):

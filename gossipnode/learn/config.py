@@ -24,6 +24,7 @@ class LearnerConfig(msgspec.Struct, frozen=True, kw_only=True):
     encoding: Literal["float32", "bfloat16", "int8"] = "float32"
     training: Training = Training()
     merging: Merging = Merging()
+    fragments: int = 1  # in which models travel, in gossip
     rules: Rules | None = None  # of one-byte training; None: the run is another kind
     theta0: bytes = b""  # digest of what A is relative to; b"": as the seed makes it here
 
@@ -47,6 +48,7 @@ class LearnerConfig(msgspec.Struct, frozen=True, kw_only=True):
             encoding=manifest.encoding,
             training=manifest.training,
             merging=settled(manifest.merging, manifest.protocol),
+            fragments=manifest.gossip.fragments if manifest.protocol == "gossip" else 1,
         )
         if manifest.protocol != "onebyte":
             return config

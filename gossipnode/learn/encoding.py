@@ -68,6 +68,11 @@ class Template:
         text += b" " * (-len(text) % ALIGNMENT)
         return len(text).to_bytes(8, "little") + text
 
+    def value_at(self, byte: int) -> int:
+        """Values that begin before that byte of a blob, where no scales do."""
+        assert self.encoding != "int8"
+        return max(0, byte - len(self.header)) // _DTYPES[self.encoding][1]
+
     @cached_property
     def block_starts(self) -> NDArray[np.int64]:
         """Where in the vector each block begins; no block reaches over the end of its tensor."""
@@ -114,7 +119,12 @@ def decode(blob: Buffer, template: Template) -> Vector:
     start = len(template.header)
     if view[:start] != template.header:
         raise Unfit("names, shapes or types of its tensors are not those of this run")
-    vector = _vector(view[start:], template)
+    return finite(view[start:], template)
+
+
+def finite(body: memoryview, template: Template) -> Vector:
+    """Read-only. Raises Unfit."""
+    vector = _vector(body, template)
     if not np.isfinite(vector).all():
         raise Unfit("a value is not finite")
     vector.flags.writeable = False

@@ -11,6 +11,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from gossipnode.learn.merge import Shape, merged
 from gossipnode.learn.models import Models
 from gossipnode.learn.names import last_line
 from gossipnode.learn.output_layer import OutputLayer, examples, f1_scores, familiar
+from gossipnode.learn.pieces import Came, Cutting, largest
 from gossipnode.learn.questions import read_question
 from gossipnode.learn.rules import Rules
 from gossipnode.learn.shard import Shard, shard_named
@@ -78,6 +80,10 @@ class Engine:
             raise TaskError(
                 f"merging.rule: flora needs a task with adapters, and {config.task!r} has none; choose another"
             )
+
+    @cached_property
+    def cutting(self) -> Cutting:
+        return Cutting(self.template, self.config.fragments)
 
     @property
     def sum_bytes(self) -> int:
@@ -144,6 +150,11 @@ class Engine:
         shape = Shape(self.template.lengths, len(self.flat.learned), self.flat.adapters)
         return encode(merged(models, weights, self.config.merging, shape, centre), self.template)
 
+    def merge_pieces(self, own: Buffer, came: Sequence[Came]) -> bytes:
+        """Raises Unfit."""
+        shape = Shape(self.template.lengths, len(self.flat.learned))
+        return self.cutting.merged(own, came, self.config.merging, shape, self.config.threads)
+
     def integrate(self, blobs: Sequence[Buffer], data: Data) -> bytes:
         """By the rule that looks at a node's own examples; its own model first. Raises Unfit, LearnerError."""
         layer = self._layer
@@ -171,8 +182,7 @@ class Engine:
 
     def check(self, blob: Buffer) -> float:
         """The largest absolute value. Raises Unfit."""
-        vector = decode(blob, self.template)
-        return max(float(vector.max()), -float(vector.min()))
+        return largest(decode(blob, self.template))
 
     def signature(self, blob: Buffer, parent: Buffer | None, seed: bytes) -> Signature:
         """Of the update, or of the model if there is no parent. Raises Unfit."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 
@@ -30,6 +31,12 @@ class Shape:
     lengths: Sequence[int]
     learned: int
     adapters: Sequence[Pair] = ()
+
+    def part(self, low: int, high: int) -> Shape:
+        """Of the values low .. high - 1."""
+        tensors = zip(accumulate(self.lengths), self.lengths, strict=True)
+        inside = [min(end, high) - max(end - length, low) for end, length in tensors]
+        return Shape([length for length in inside if length > 0], max(0, min(self.learned, high) - low))
 
 
 def mean(models: Models, weights: Sequence[int]) -> Vector:

@@ -8,7 +8,8 @@ maker's signature; what a work says of weights is its maker's choice, for mergin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain, repeat
 from typing import Final
 
 import msgspec
@@ -32,7 +33,11 @@ def claim_of(maker: PeerId, offer: Offer) -> Claim:
 
 def digest(work: Work) -> Digest:
     """Of the claims in it, each with its weight."""
-    return sealed(*(claim_of(each.maker, each.offer).statement + b"%d" % each.weight for each in work.parts))
+    return sealed(*(claim_of(each.maker, each.offer).statement + _share(each) for each in work.parts))
+
+
+def _share(part: Part) -> bytes:
+    return b"%d/%d" % (part.weight, part.piece) if part.piece else b"%d" % part.weight
 
 
 def holds(maker: PeerId, offer: Offer, run: bytes) -> bool:
@@ -87,11 +92,11 @@ class Making:
         """Of the training that comes."""
         return seed_of(self._me, age, digest(self.work), self._run)
 
-    def trained(self, trained: Trained, age: Round, train_ms: int) -> Offer:
+    def trained(self, trained: Trained, age: Round, train_ms: int, pieces: Iterable[Digest] = ()) -> Offer:
         """Signed. From now on that model is what we have."""
         offer = Offer(trained.model, age, max(1, trained.samples), train_ms, digest(self.work), self._data)
         signature = sign_claim(self._signer, self._run, claim_of(self._me, offer))
-        self.newest = msgspec.structs.replace(offer, signature=signature)
+        self.newest = msgspec.structs.replace(offer, signature=signature, pieces=tuple(pieces))
         self._given.pop(trained.model, None)
         self._given[trained.model] = self.work
         while len(self._given) > GENERATIONS:
@@ -102,15 +107,19 @@ class Making:
     def alone(self) -> None:
         """The present model is what we trained last."""
         assert self.newest is not None
-        self.work = Work((Part(self._me, self.newest, 1),))
+        self.merged([self._me], [self.newest], [1])
 
     def began(self) -> None:
         """The present model is the first one."""
         self.work = Work()
 
-    def merged(self, makers: Sequence[PeerId], offers: Sequence[Offer], weights: Sequence[int]) -> None:
-        """The present model is the merge of these."""
-        self.work = Work(tuple(map(Part, makers, offers, weights)))
+    def merged(
+        self, makers: Sequence[PeerId], offers: Sequence[Offer], weights: Sequence[int], pieces: Iterable[int] = ()
+    ) -> None:
+        """The present model is the merge of these; `pieces` as in Part, of all where nothing else is said. In those
+        that nothing came of it is our own."""
+        named = (msgspec.structs.replace(offer, pieces=()) for offer in offers)
+        self.work = Work(tuple(map(Part, makers, named, weights, chain(pieces, repeat(0)))))
 
     def of(self, model: Digest) -> Work | None:
         return self._given.get(model)

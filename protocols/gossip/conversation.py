@@ -20,6 +20,7 @@ import trio
 from protocols import wire
 from protocols.gossip.audit import Auditor, Judged
 from protocols.gossip.claims import Making, Memory
+from protocols.gossip.fragments import Fragments
 from protocols.gossip.graph import Graph
 from protocols.gossip.inbox import Came, Inbox
 from protocols.gossip.messages import AskNewest, AskWork, Doubted, NewestIs, NewModel, Offer, WorkIs
@@ -76,7 +77,8 @@ class Gossip:
         before = _MEMORY.decode(docket.gossip) if docket.gossip else Memory()
         self.making = Making(parts.desk.me, parts.signer, parts.membership.run_id, parts.data, before)
         self.auditor = Auditor(parts, before, judged)
-        self.puller = Puller(parts, self.neighbours, self.inbox, self.auditor)
+        self.fragments = Fragments(parts)
+        self.puller = Puller(parts, self.neighbours, self.inbox, self.auditor, self.fragments)
         self.trainer = Trainer(
             parts,
             self.neighbours,
@@ -85,6 +87,7 @@ class Gossip:
             hooks,
             self.making,
             self.auditor,
+            self.fragments,
             checkpoint=checkpoint,
             trains=trains,
             slowdown=slowdown,
@@ -157,7 +160,7 @@ class Gossip:
         return len(self._parts.membership.view.present()) * frame_bytes / self._rules.announce_bytes_s
 
     async def _on_model(self, origin: PeerId, message: NewModel) -> None:
-        if origin == self._parts.desk.me:
+        if origin == self._parts.desk.me or not self.fragments.are_named(origin, message.offer):
             return
         if message.blob and not (self._is_sound(origin, message) and self.auditor.holds(origin, message.offer)):
             return

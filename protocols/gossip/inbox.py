@@ -7,6 +7,7 @@ sample is kept, as bytes, until the next merge. Pure but for the chance that is 
 from __future__ import annotations
 
 import random
+from collections import Counter
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,11 +21,17 @@ MOST_TELLERS: Final = 10_000  # origins counted; more would only be kept a littl
 
 @dataclass(frozen=True, slots=True)
 class Came:
-    """A model of `origin`; `blob` if it is not in the store yet."""
+    """A model of `origin`, or a piece of one; `blob` if it is not in the store yet."""
 
     origin: PeerId
     offer: Offer
     blob: bytes = b""
+    piece: int | None = None  # that it is of the model; None: all of it
+
+    @property
+    def name(self) -> Digest:
+        """Of its bytes."""
+        return Digest(self.offer.model if self.piece is None else self.offer.pieces[self.piece])
 
 
 class Inbox:
@@ -49,7 +56,18 @@ class Inbox:
     @property
     def stored(self) -> list[Digest]:
         """Those that are in the store already."""
-        return [came.offer.model for came in self._pulled.values()]
+        return [came.name for came in self._pulled.values()]
+
+    @property
+    def waiting(self) -> Counter[int | None]:
+        """How many, by piece; None: whole models."""
+        return Counter(came.piece for came in {**self._told, **self._pulled}.values())
+
+    def holds(self, needed: int) -> bool:
+        """So many of some one piece, at least, whole models counted."""
+        waiting = self.waiting
+        whole = waiting.pop(None, 0)
+        return whole + max(waiting.values(), default=0) >= needed
 
     def put(self, came: Came) -> None:
         self._pulled[came.origin] = came

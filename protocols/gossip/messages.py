@@ -13,6 +13,7 @@ from msgspec import Meta, Struct
 from protocols import limits
 from protocols.fields import Bytes32, Data, Message, Peer, RoundNumber, Signature
 from protocols.gossip.rules import INLINE_BYTES, MERGED
+from protocols.pieces import FRAGMENTS
 from verify.digest import DIGEST_BYTES
 
 TRAIN_MS: Final = 2**32  # that a training may claim to take: fifty days
@@ -29,14 +30,16 @@ class Offer(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     work: Annotated[bytes, Meta(max_length=DIGEST_BYTES)] = b""  # digest of the Work that it was trained from
     data: Data = b""  # what it was trained on
     signature: Signature = b""  # of the claim that these make
+    pieces: Annotated[tuple[Bytes32, ...], Meta(max_length=FRAGMENTS)] = ()  # by name, where the run cuts its models
 
 
 class Part(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """A model in a merge: whose it is, by its maker's own signed claim."""
+    """A model in a merge, or a piece of one: whose it is, by its maker's own signed claim."""
 
     maker: Peer
     offer: Offer
     weight: Annotated[int, Meta(ge=1, le=WEIGHT)]
+    piece: Annotated[int, Meta(ge=0, le=FRAGMENTS)] = 0  # which one of it, counted from 1; 0: the whole
 
 
 class Work(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

@@ -1,22 +1,24 @@
 """Brings other nodes' newest models, beside the training and never in its way.
 
-Each pull asks a peer drawn at random for its newest, fetches it and checks it. Pulls begin so far apart that what they
-fetch stays below the manifest's rate; a few may be under way at once, for small models spend their time travelling.
-When as many wait, or are under way, as a merge takes, it waits too. So a slow link means fewer merges, and a slow
-trainer fewer pulls.
+Each pull asks a peer drawn at random for its newest, fetches it, or one piece of it, and checks that. Pulls begin so
+far apart that what they fetch stays below the manifest's rate; a few may be under way at once, for small models spend
+their time travelling. When as many wait, or are under way, as a merge takes, it waits too. So a slow link means fewer
+merges, and a slow trainer fewer pulls.
 """
 
 from __future__ import annotations
 
 import logging
 import random
+from collections import Counter
 
 import trio
 
 from protocols.blobs import StoreFull
 from protocols.desk import Declined, Desk
-from protocols.exchange import ModelExchange, NotFetched
+from protocols.exchange import NotFetched
 from protocols.gossip.audit import Auditor
+from protocols.gossip.fragments import Fragments
 from protocols.gossip.inbox import Came, Inbox
 from protocols.gossip.messages import AskNewest, NewestIs, Offer
 from protocols.gossip.neighbours import Neighbours
@@ -40,17 +42,20 @@ REMEMBERED = 1024  # origins whose last model is known: it is not fetched twice
 
 
 class Puller:
-    def __init__(self, parts: Parts, neighbours: Neighbours, inbox: Inbox, auditor: Auditor) -> None:
+    def __init__(
+        self, parts: Parts, neighbours: Neighbours, inbox: Inbox, auditor: Auditor, fragments: Fragments
+    ) -> None:
         self.looks = 0  # pulls that are over, and times that nobody was there to be asked
         self.pulled = 0  # models brought
         self.stopped = False  # nothing will be merged any more
-        self._neighbours, self._inbox, self._auditor = neighbours, inbox, auditor
+        self.whole = False  # whole models are wanted, where others would do with a piece
+        self._neighbours, self._inbox, self._auditor, self._fragments = neighbours, inbox, auditor, fragments
         self._parts = parts
         self._desk: Desk = parts.desk
-        self._exchange: ModelExchange = parts.exchange
         self._rng: random.Random = parts.rng
         self._last: dict[PeerId, Digest] = {}
         self._asked: set[PeerId] = set()  # pulls under way
+        self._fetching: Counter[int | None] = Counter()  # of these, by piece
         self._free_at = trio.current_time()  # when the next pull may begin
 
     async def run(self) -> None:
@@ -116,17 +121,17 @@ class Puller:
         return 0 < self._parts.manifest.rounds <= offer.age
 
     async def _pull(self, peer: PeerId) -> float:
-        """Its newest model, unless we have had it. Seconds to wait at least before another pull."""
-        manifest = self._parts.manifest
+        """Its newest model, or a piece of it, unless we have had it. Seconds to wait at least before another pull."""
         try:
             offer = (await self._desk.ask(peer, AskNewest(), NewestIs, ASK_S)).offer
+            if not self._fragments.are_named(peer, offer):
+                self._neighbours.forget(peer)
+                return IDLE_S
             self._neighbours.hear(peer, offer, trio.current_time())
             had = offer.model == self._last.get(peer) and not self._is_last(offer)
             if had or not self._auditor.holds(peer, offer):
                 return NOT_YET_S
-            self._pause(manifest.model_bytes / manifest.gossip.pull_bytes_s)
-            await self._exchange.obtain(offer.model, [peer])
-            await self._parts.learner.check(offer.model)
+            came = await self._fetched(peer, offer)
         except Declined as refusal:
             log.debug("%s has no model for us: %s", peer, refusal)
         except Unfit as error:
@@ -138,16 +143,31 @@ class Puller:
         except (StoreFull, LearnerError) as error:
             log.warning("nothing pulled from %s: %s", peer, error)
         else:
-            self._came(peer, offer)
+            self._came(came)
             return 0.0
         return IDLE_S
 
-    def _came(self, peer: PeerId, offer: Offer) -> None:
-        self.remember(peer, offer.model)
+    async def _fetched(self, peer: PeerId, offer: Offer) -> Came:
+        """In the store, and checked. Raises what `_pull` sees to."""
+        piece = None
+        if self._fragments.on and not self.whole:
+            piece = self._fragments.drawn(self._inbox.waiting + self._fetching, self._rng)
+        came = Came(peer, offer, piece=piece)
+        self._pause(self._fragments.size(piece) / self._parts.manifest.gossip.pull_bytes_s)
+        self._fetching[piece] += 1
+        try:
+            await self._fragments.obtain(came)
+            await self._fragments.check(came)
+        finally:
+            self._fetching[piece] -= 1
+        return came
+
+    def _came(self, came: Came) -> None:
+        self.remember(came.origin, came.offer.model)
         self.pulled += 1
-        self._inbox.put(Came(peer, offer))
-        self._auditor.came(peer, offer)
-        self._exchange.keep(OWNER, self._inbox.stored)
+        self._inbox.put(came)
+        self._auditor.came(came.origin, came.offer)
+        self._parts.exchange.keep(OWNER, self._inbox.stored)
 
     def remember(self, peer: PeerId, model: Digest) -> None:
         """Not to be fetched again."""

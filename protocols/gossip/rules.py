@@ -12,6 +12,7 @@ from typing import Annotated, Final, Literal
 from msgspec import Meta
 
 from protocols import limits
+from protocols.pieces import FRAGMENTS
 from protocols.section import Section
 
 MERGED: Final = 32  # models of others in one merge: more bring nothing that a later merge does not
@@ -53,6 +54,14 @@ class Rules(Section, frozen=True, kw_only=True):
     inline_bytes: Annotated[
         int, Meta(ge=0, le=INLINE_BYTES, description="a model up to this size may ride in its announcement")
     ] = 32 * limits.KIB
+    fragments: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=FRAGMENTS,
+            description="pieces that a model is cut into, of which a node pulls one; 1: it pulls whole models",
+        ),
+    ] = 1
 
 
 def faults(rules: Rules, byzantine: int) -> Iterator[str]:
@@ -62,8 +71,10 @@ def faults(rules: Rules, byzantine: int) -> Iterator[str]:
             f"gossip.neighbours: {rules.neighbours} is odd, and a fixed graph is made of rings, with two neighbours in"
             " each; give an even number, or gossip.graph = fresh"
         )
-    if 2 * byzantine > rules.neighbours:
+    of_each = rules.neighbours // rules.fragments
+    if 2 * byzantine > of_each:
+        among = f"{rules.neighbours} neighbours" if rules.fragments == 1 else f"{of_each} neighbours' pieces"
         yield (
-            f"merging.byzantine: {byzantine} liars cannot be stood among {rules.neighbours} neighbours and oneself;"
-            f" at most {rules.neighbours // 2}, or raise gossip.neighbours"
+            f"merging.byzantine: {byzantine} liars cannot be stood among {among} and oneself;"
+            f" at most {of_each // 2}, or raise gossip.neighbours{' or lower gossip.fragments' * (rules.fragments > 1)}"
         )

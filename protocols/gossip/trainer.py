@@ -14,22 +14,21 @@ from dataclasses import dataclass
 import trio
 
 from protocols.blobs import StoreFull
-from protocols.collection import absurd
 from protocols.gossip import weights
 from protocols.gossip.audit import Auditor
 from protocols.gossip.claims import Making, first_model
+from protocols.gossip.fragments import Fragments
 from protocols.gossip.inbox import Came, Inbox
 from protocols.gossip.neighbours import Neighbours, median_age
-from protocols.gossip.puller import OWNER as PULLED
 from protocols.gossip.puller import Puller
+from protocols.gossip.sieve import Sieve
 from protocols.head import Parts
-from protocols.learner import Evaluation, LearnerError, Trained, Unfit
+from protocols.learner import Cut, Evaluation, LearnerError, Trained, Unfit
 from protocols.merging import CENTRED, settled
 from protocols.messages import Aggregate, Held
 from protocols.training import Phase
 from sampling.peers import PeerId, Round
 from verify.digest import Digest, short
-from verify.standing import OffenceKind
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +87,7 @@ class Trainer:
         hooks: Hooks,
         making: Making,
         auditor: Auditor,
+        fragments: Fragments,
         *,
         checkpoint: Aggregate | None,
         trains: bool,
@@ -108,8 +108,13 @@ class Trainer:
         self.counts = Counts()
         self._parts, self._rules = parts, parts.manifest.gossip
         self._merging = settled(parts.manifest.merging, "gossip")
-        self._neighbours, self._inbox, self._puller, self._hooks = neighbours, inbox, puller, hooks
-        self._making, self._auditor = making, auditor
+        self._inbox, self._puller, self._hooks = inbox, puller, hooks
+        self._making, self._auditor, self._fragments = making, auditor, fragments
+        self._sieve = Sieve(parts, neighbours, inbox, auditor, fragments, self._refused)
+        self._cuts: Sequence[Cut] = ()  # of our newest
+        self._puller.whole = not trains
+        if self.newest is not None:
+            fragments.offer(self.newest)
         self._parts.exchange.keep("checkpoint", [Digest(checkpoint.model)] if checkpoint else [])
         self._trains, self._slowdown, self._evaluate_every = trains, slowdown, evaluate_every
         self._fallback: Digest | None = None  # our own model before the last merge
@@ -175,6 +180,7 @@ class Trainer:
         try:
             age = Round(self.age + 1)
             trained = await self._parts.learner.train(self.model, age, seed=self._making.seed(age))
+            self._cuts = await self._fragments.cut(trained.model)
         except Unfit as error:
             await self._retreat(error)
             self._show()
@@ -215,7 +221,9 @@ class Trainer:
             self.turn_s = max(self._rules.every_s, trio.current_time() - self._turned_at)
         self._turned_at = trio.current_time()
         self.age, self.model, self._samples = Round(self.age + 1), trained.model, trained.samples
-        self.newest = self._making.trained(trained, self.age, self._turn_ms())
+        pieces = [cut.name for cut in self._cuts]
+        self.newest = self._making.trained(trained, self.age, self._turn_ms(), pieces)
+        self._fragments.offer(self.newest)
         self._auditor.trained()
         self._keep()
         self._inbox.bell.ring()
@@ -261,76 +269,60 @@ class Trainer:
         own = self.model
         self._fallback = own
         others: list[Came] = []
-        if len(self._inbox) >= max(1, 2 * self._merging.byzantine):
+        if self._inbox.holds(max(1, 2 * self._merging.byzantine)):
             window_s, self._merged_at = trio.current_time() - self._merged_at, trio.current_time()
-            others = await self._fit(own)
-            offers = [came.offer for came in others]
-            counts = weights.of_others(offers, self._samples, self._rules, window_s)
-            counts = weights.with_own(self._rules.beta, self._samples, counts)
-            if not await self._made([own, *(offer.model for offer in offers)], counts):
-                others = []
-            else:
-                me, ours = self._parts.desk.me, self._making.newest
-                assert ours is not None
-                self._making.merged([me, *(came.origin for came in others)], [ours, *offers], counts)
+            others = await self._merged(own, await self._sieve.fit(own, self._cuts), window_s)
         self._hooks.merged(Merged(self.age, self.model, own, [came.origin for came in others]))
 
-    async def _made(self, models: Sequence[Digest], counts: Sequence[int]) -> bool:
+    async def _merged(self, own: Digest, came: list[Came], window_s: float) -> list[Came]:
+        """Those that our model is now merged of, beside our own."""
+        counts = weights.of_others([each.offer for each in came], self._samples, self._rules, window_s)
+        if self._fragments.on:
+            came, counts = await self._by_piece(own, came, counts)
+        elif not await self._whole([own, *(each.name for each in came)], self._with_own(counts)):
+            came = []
+        if came:
+            makers, offers = [each.origin for each in came], [each.offer for each in came]
+            me, ours = self._parts.desk.me, self._making.newest
+            assert ours is not None
+            pieces = [0, *(0 if each.piece is None else each.piece + 1 for each in came)]
+            self._making.merged([me, *makers], [ours, *offers], self._with_own(counts), pieces)
+        return came
+
+    def _with_own(self, counts: Sequence[int]) -> list[int]:
+        return weights.with_own(self._rules.beta, self._samples, counts)
+
+    async def _by_piece(self, own: Digest, came: list[Came], counts: list[int]) -> tuple[list[Came], list[int]]:
+        """Those that were merged, and how much they count."""
+        shares = {each.origin: count for each, count in zip(came, counts, strict=True)}
+        gathered = self._fragments.gathered(came, shares, self._samples)
+        names = {name for each in gathered for name in each.others}
+        used = [each for each in came if each.name in names]
+        if not used or not await self._made(self._parts.learner.merge_pieces(own, gathered), len(used)):
+            return [], []
+        return used, [shares[each.origin] for each in used]
+
+    async def _whole(self, models: Sequence[Digest], counts: Sequence[int]) -> bool:
         """The first of `models` is what rules that need a centre look from."""
         if len(models) < max(2, 2 * self._merging.byzantine + 1):
             return False
+        centre = models[0] if self._merging.rule in CENTRED else None
+        return await self._made(self._parts.learner.merge(models, counts, centre), len(models) - 1)
+
+    async def _made(self, merged: Awaitable[Digest], others: int) -> bool:
         self.phase = "aggregating"
         try:
-            centre = models[0] if self._merging.rule in CENTRED else None
-            self.model = await self._parts.learner.merge(models, counts, centre)
+            self.model = await merged
         except (Unfit, LearnerError, StoreFull) as error:
             log.warning("training %d: not merged: %s", self.age, error)
             return False
         self.counts.merges += 1
-        self.counts.models += len(models) - 1
+        self.counts.models += others
         self._keep()
         return True
 
-    async def _fit(self, own: Digest | None) -> list[Came]:
-        """Of what has come, what may be merged; all of it in the store."""
-        came = self._inbox.take()
-        self._parts.exchange.keep("merging", [each.offer.model for each in came])
-        self._parts.exchange.keep(PULLED, self._inbox.stored)
-        largest: dict[PeerId, float] = {}
-        for each in came:
-            if self._auditor.trusts(each.origin) and (value := await self._largest(each)) is not None:
-                largest[each.origin] = value
-        if own is not None and (value := await self._own_largest(own)) is not None:
-            largest[self._parts.desk.me] = value
-        for peer in absurd(largest):
-            del largest[peer]
-            if peer != self._parts.desk.me:
-                self._accuse(peer, "its values are absurdly larger than those of the others")
-        return [each for each in came if each.origin in largest]
-
-    async def _own_largest(self, own: Digest) -> float | None:
-        try:
-            return await self._parts.learner.check(own)
-        except (Unfit, LearnerError) as error:  # nothing to compare with, and the merge will say the same
-            log.warning("training %d: our own model cannot be checked: %s", self.age, error)
-            return None
-
-    async def _largest(self, came: Came) -> float | None:
-        learner, blobs = self._parts.learner, self._parts.blobs
-        try:
-            if came.blob:
-                await blobs.put(came.blob)
-            return await learner.check(came.offer.model)
-        except Unfit as error:
-            self._accuse(came.origin, str(error))
-        except (LearnerError, StoreFull) as error:
-            log.warning("a model of %s is not merged: %s", came.origin, error)
-        return None
-
-    def _accuse(self, peer: PeerId, detail: str) -> None:
+    def _refused(self) -> None:
         self.counts.refused += 1
-        self._neighbours.forget(peer)
-        self._parts.desk.accuse(peer, OffenceKind.UNFIT_MODEL, detail)
 
     # -- after a pause ------------------------------------------------------------------------------------------------
 
@@ -340,15 +332,16 @@ class Trainer:
 
     async def _catch_up(self, behind: int = BEHIND) -> list[Came]:
         """Pull first; where most of what came is so far ahead of our own model, go on from that. What that was."""
-        looks = self._puller.looks
+        looks, self._puller.whole = self._puller.looks, True
         with trio.move_on_after(CATCH_UP_S):
             await self._inbox.bell.until(lambda: self._inbox.full or self._puller.looks >= looks + LOOKS)
-        came = await self._fit(None)
+        self._puller.whole = not self._trains
+        came = [each for each in await self._sieve.fit(None) if each.piece is None]
         if not came or median_age(each.offer.age for each in came) < self.age + behind:
             return []
         makers, offers = [each.origin for each in came], [each.offer for each in came]
         counts = weights.of_others(offers, self._samples, self._rules, self.turn_s)
-        if len(offers) == 1 or not await self._made([offer.model for offer in offers], counts):
+        if len(offers) == 1 or not await self._whole([offer.model for offer in offers], counts):
             self.model, makers, offers, counts = offers[0].model, makers[:1], offers[:1], [1]
         self._making.merged(makers, offers, counts)
         self._show()
