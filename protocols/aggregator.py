@@ -124,6 +124,8 @@ class Aggregator:
             return None
         if audit.policy == "replay" and shard_of(offer.data) is None:
             return "this run is for data that others can make again (audit.policy = replay)"
+        if audit.policy == "probe" and shard_of(offer.data) is not None:
+            return "in this run nobody says what others could train on too (audit.policy = probe)"
         claim = Claim(sender, offer.round, offer.parent, offer.data, offer.model, offer.samples)
         if not claim_holds(claim, offer.signature, run):
             self._parts.desk.accuse(sender, OffenceKind.BAD_SIGNATURE, f"its claim of round {offer.round}")

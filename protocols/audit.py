@@ -139,6 +139,7 @@ class Auditor:
         known = self._head.known
         while True:
             self._draw()
+            self.judge()  # a suspension may have lapsed, and other models are owed
             known = await self._head.known_other_than(known)
 
     def _draw(self) -> None:

@@ -46,12 +46,19 @@ class Auditing:
 
     async def audit(self, case: Case) -> Vote:
         """Our vote. Raises CannotAudit."""
+        self._pin(Digest(case.aggregate.parent), *case.needed())
         try:
             if case.made is None:
                 return await self._recomputed(case)
             return await self._compared(case, case.made)
         except (NotFetched, StoreFull, LearnerError, Unfit) as error:
             raise CannotAudit(str(error)) from error
+        finally:
+            self._pin()
+
+    def _pin(self, *models: Digest) -> None:
+        """What an audit looks at must not make room for other models meanwhile."""
+        self._parts.exchange.keep("audited", models)
 
     # -- replay and probe ---------------------------------------------------------------------------------------------
 
@@ -62,6 +69,7 @@ class Auditing:
         own = await (self._ours(case, parent) if case.probed else self._again(case, made, parent))
         if own is None:
             return self._vote(case, b"", b"", self._nonce(case), agrees=False)
+        self._pin(parent, own, made.model)
         if own == made.model:
             result = await self._signature(case, own)
             return self._vote(case, bytes(result), bytes(result), self._nonce(case), agrees=True)
