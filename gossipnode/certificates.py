@@ -29,7 +29,8 @@ from sampling.peers import PeerId
 from verify.claims import Vote
 from verify.digest import short
 from verify.lsh import Signature, distance
-from verify.tally import DECIDED
+from verify.standing import QUARANTINE_ROUNDS
+from verify.tally import DECIDED, Stage
 
 VERSION: Final = 1
 FILE_BYTES: Final = 4 * MIB  # of a file that is read: candidates of a full view, and a certificate
@@ -186,8 +187,15 @@ def _check_case(found: Checked, filed: Filed, certificate: Certificate, run: byt
         if doubt is None:
             evidence.vote(case, vote)
     verdict = evidence.verdict(case)
-    found.require(verdict.stage in DECIDED, f"verdict: {case.accused} is {verdict.stage}", "these votes decide nothing")
+    said = f"verdict: {case.accused} is {verdict.stage}{_suspected(case) if verdict.stage is Stage.SUSPENDED else ''}"
+    found.require(verdict.stage in DECIDED, said, "these votes decide nothing")
     return case
+
+
+def _suspected(case: Case) -> str:
+    agree, contradict = case.counts
+    last = case.round + QUARANTINE_ROUNDS - 1
+    return f" to round {last}: {contradict} of {agree + contradict} auditors suspect it, which is no proof"
 
 
 def _described(case: Case) -> str:
@@ -205,4 +213,8 @@ def _voted(case: Case, vote: Vote) -> str:
     if not vote.own or not vote.claimed:
         return f"{word}: the work cannot be done as claimed" if not vote.own else f"{word}: the bytes are no model"
     own, claimed = Signature.of(vote.own), Signature.of(vote.claimed)
-    return f"{word}: {distance(own, claimed)} of 256 bits apart, norms {abs(own.norm - claimed.norm)} steps"
+    bits = distance(own, claimed)
+    if case.probed:
+        word = "finds nothing against it" if vote.agrees else "suspects it"
+        return f"{word}: {bits} of 256 bits from an update of its own, norm {claimed.norm - own.norm:+} steps"
+    return f"{word}: {bits} of 256 bits apart, norms {abs(own.norm - claimed.norm)} steps"

@@ -176,7 +176,8 @@ class Node:
         membership.believe(transport.me, self._state.view)
         sampler = Sampler(view, rules, run.run_id, membership.ping, lambda peer: not self._shunned(peer))
         exchange = ModelExchange(transport, blobs, manifest.model_bytes, self.accuse, membership.ping)
-        data = public_data(run.shard) if run.shard else private_data(signer, run.run_id)
+        named = run.shard if manifest.audit.policy != "probe" else ""  # then nobody says what others could replay
+        data = public_data(named) if named else private_data(signer, run.run_id)
         return Parts(desk, membership, sampler, exchange, learner, blobs, manifest, rng, signer, data)
 
     def _ears(self) -> Ears:
@@ -323,7 +324,7 @@ class Node:
 
     def _judged(self, judgement: Judgement) -> None:
         """Evidence that all share has changed: whoever it expels is neither linked nor sampled from now on."""
-        for peer in self.standing.sentence(judgement.expelled):
+        for peer in self.standing.sentence(judgement.expelled, judgement.suspended):
             if peer == self._transport.me:
                 log.error("the swarm believes that this node lies: %s", self.standing.why(peer))
                 continue

@@ -23,7 +23,7 @@ import msgspec
 from gossipnode.errors import OperatorError, reason
 from gossipnode.status.report import OffenceStatus, RoundStatus, Status
 
-SHUNNED: Final = ("quarantined", "expelled")
+SHUNNED: Final = ("quarantined", "suspended", "expelled")
 
 
 class Accuracy(msgspec.Struct, frozen=True, kw_only=True):
@@ -282,7 +282,7 @@ def _caught(peer: str, kind: str, honest: Sequence[Status]) -> Caught:
     """With what the verdict says, if there was one; else by the first offence."""
     why = next((each.why for status in honest for each in status.peers if each.peer == peer and each.why), "")
     verdicts = [each for status in honest if status.audits for each in status.audits.verdicts if each.peer == peer]
-    found = [(each.round, why) for each in verdicts if each.stage == "expelled"]
+    found = [(each.round, why) for each in verdicts if each.stage in ("expelled", "suspended")]
     offences = [offence for status in honest for offence in status.offences if offence.peer == peer]
     found = found or [(each.round, f"{each.kind}: {each.detail}") for each in offences]
     round, evidence = min(found, default=(0, why))

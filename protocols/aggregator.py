@@ -124,6 +124,8 @@ class Aggregator:
             return None
         if audit.policy == "replay" and shard_of(offer.data) is None:
             return "this run is for data that others can make again (audit.policy = replay)"
+        if audit.policy == "probe" and shard_of(offer.data) is not None:
+            return "in this run nobody says what others could train on too (audit.policy = probe)"
         if shard_of(offer.data) is not None and offer.samples > audit.examples:
             return f"{offer.samples} examples are more than an auditor has to train on (audit.examples)"
         claim = Claim(sender, offer.round, offer.parent, offer.data, offer.model, offer.samples)

@@ -56,6 +56,7 @@ VOUCHERS: Final = 2  # peers that must tell us alike of a history that we have n
 VOUCHED: Final = 1024  # things remembered of which one peer has told
 COMMITMENTS: Final = 1024  # of auditors, remembered until they vote
 LEAST_WAIT_S: Final = 0.05  # a deadline that is all but over must not be waited for again and again
+COMMITTEES_OWED: Final = 3  # whose models are kept for audits at most: a store has room for so many and a few more
 DOUBTS: Final = 6  # deadlines that an undecided case is attended to
 
 
@@ -75,8 +76,9 @@ class Work:
     vote: Vote | None = None
     error: CannotAudit | None = None
 
-    def result(self) -> Vote | None:
-        if self.error is not None:
+    def result(self) -> Vote:
+        if self.vote is None:
+            assert self.error is not None, "an audit ends in a vote or without one"
             raise self.error
         return self.vote
 
@@ -141,6 +143,7 @@ class Auditor:
         known = self._head.known
         while True:
             self._draw()
+            self.judge()  # a suspension may have lapsed, and other models are owed
             known = await self._head.known_other_than(known)
 
     def _draw(self) -> None:
@@ -176,8 +179,7 @@ class Auditor:
             since = trio.current_time()
             vote = await self._in_peace(case)
             self._patience.heard(trio.current_time() - since)  # others take about as long
-            if vote is not None:
-                await self._publish(case, vote)
+            await self._publish(case, vote)
         except Closed:
             pass
         except CannotAudit as error:
@@ -204,7 +206,7 @@ class Auditor:
                 before = case.digest
                 await self._head.bell.until(lambda: case.digest != before)  # noqa: B023 - awaited at once
 
-    async def _in_peace(self, case: Case) -> Vote | None:
+    async def _in_peace(self, case: Case) -> Vote:
         """Training goes first: what it interrupts is begun again, but not for ever. Raises CannotAudit, Closed."""
         async with self._one:
             for _ in range(PREEMPTED):
@@ -262,7 +264,7 @@ class Auditor:
         if not verify(sender, COMMITTED, run, bound(case.round, case.claim, message.commitment), message.signature):
             self._parts.desk.accuse(sender, OffenceKind.BAD_SIGNATURE, "a commitment that it did not sign")
             return Refused("signature does not hold")
-        if message.commitment == UNBOUND and case.replayable:
+        if message.commitment == UNBOUND and case.made is not None:
             return Refused("do the work first, and commit to what it gives")
         before = self._commitments.setdefault((case.claim, sender), message)
         while len(self._commitments) > COMMITMENTS:
@@ -373,9 +375,19 @@ class Auditor:
 
     # -- what follows -------------------------------------------------------------------------------------------------
 
+    def _owed(self) -> list[Digest]:
+        """Updates that we have and that may be asked for: of the newest round, which is yet to be drawn from, and of
+        those that were drawn and are not decided, the newest first."""
+        known = self._head.known
+        recent = [case for case in self.evidence.cases.values() if case.round + limits.CLAIM_ROUNDS > known.round]
+        drawn = [case for case in sorted(recent, key=lambda each: -each.round) if self.evidence.undecided(case)]
+        models = [*(each.model for each in known.inputs), *(model for case in drawn for model in case.needed())]
+        held = dict.fromkeys(Digest(model) for model in models if model in self._parts.blobs)
+        return list(held)[: COMMITTEES_OWED * self._parts.manifest.modest.trainers]
+
     def judge(self) -> None:
         found = self.evidence.judgement(self._head.known.round)
-        self._parts.exchange.keep("audits", found.undecided)  # for those who are called later
+        self._parts.exchange.keep("audits", [*found.undecided, *self._owed()])
         for auditor, claim in found.contradicted:
             if (auditor, claim) not in self._struck and auditor != self._parts.desk.me:
                 self._struck.add((auditor, claim))

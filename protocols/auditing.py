@@ -1,7 +1,8 @@
-"""The work of one audit: replay an update, recompute an aggregate, or probe an update that nobody else can make.
+"""The work of one audit: replay an update, probe one that nobody else can make, or recompute an aggregate.
 
 The auditor has a result of its own before it sees the claimed bytes: it commits to that result, under its own seed, to
-whoever holds them. Replay in the sense of proof of learning (arXiv 2103.05633), with the seed fixed by the claim.
+whoever holds them. Replay in the sense of proof of learning (arXiv 2103.05633), with the seed fixed by the claim; a
+probe trains from the same parent on the auditor's own data (`verify.probe`).
 Invariant: a vote is about what was claimed; when something cannot be had here (parent, bytes, a working task) there is
 none, and only a claim whose work cannot be done by anybody is contradicted without its bytes.
 """
@@ -9,15 +10,15 @@ none, and only a claim whose work cannot be done by anybody is contradicted with
 from __future__ import annotations
 
 import logging
-import statistics
 from collections.abc import Sequence
 from typing import Final
 
 import trio
 
+from protocols import limits
 from protocols.blobs import StoreFull
 from protocols.claiming import shard_of, sign_vote
-from protocols.evidence import Case
+from protocols.evidence import Case, alike
 from protocols.exchange import NotFetched
 from protocols.head import Head, Parts
 from protocols.learner import LearnerError, Unfit
@@ -27,13 +28,11 @@ from protocols.transport import TransportError
 from sampling.peers import PeerId
 from verify.claims import COMMITTED, NONCE_BYTES, UNBOUND, Vote, bound, commitment, training_seed
 from verify.digest import Digest, digest_of
-from verify.lsh import Signature, Tolerance, agrees
+from verify.lsh import Signature
 from verify.standing import OffenceKind
 
 log = logging.getLogger(__name__)
 
-WORSE: Final = 2.0  # times the median loss of the others of its round: a probed update that is worse is suspect
-SLACK: Final = 0.1  # of loss, for models that are nearly perfect
 _NONCE: Final = b"gossipnode/nonce/1"
 PREEMPTED: Final = 3  # times an audit gives way to training before it is done regardless
 
@@ -45,31 +44,35 @@ class CannotAudit(Exception):
 class Auditing:
     def __init__(self, parts: Parts, head: Head, claims: OwnClaims) -> None:
         self._parts, self._head, self._claims = parts, head, claims
-        self._tolerance = Tolerance(parts.manifest.audit.tolerance_bits, parts.manifest.audit.tolerance_norm)
 
-    async def audit(self, case: Case) -> Vote | None:
-        """Our vote; None for a probe, which only we ourselves go by. Raises CannotAudit."""
+    async def audit(self, case: Case) -> Vote:
+        """Our vote. Raises CannotAudit."""
+        self._pin(Digest(case.aggregate.parent), *case.needed())
         try:
             if case.made is None:
                 return await self._recomputed(case)
-            if shard_of(case.made.data) is None:
-                await self._probed(case, case.made)
-                return None
-            vote = await self._replayed(case, case.made)
+            vote = await self._compared(case, case.made)
             self._claims.vote(case.claim, vote.commitment)
             return vote
         except (NotFetched, StoreFull, LearnerError, Unfit) as error:
             raise CannotAudit(str(error)) from error
+        finally:
+            self._pin()
 
-    # -- replay -------------------------------------------------------------------------------------------------------
+    def _pin(self, *models: Digest) -> None:
+        """What an audit looks at must not make room for other models meanwhile."""
+        self._parts.exchange.keep("audited", models)
 
-    async def _replayed(self, case: Case, made: Input) -> Vote:
-        """Train as it says it did. Equal bytes need not be fetched."""
+    # -- replay and probe ---------------------------------------------------------------------------------------------
+
+    async def _compared(self, case: Case, made: Input) -> Vote:
+        """With an update of our own. Equal bytes need not be fetched."""
         parent = Digest(case.aggregate.parent)
         await self._have_parent(case)
-        own = await self._own(case, made, parent)
+        own = await (self._ours(case, parent) if case.probed else self._again(case, made, parent))
         if own is None:
             return self._vote(case, b"", b"", self._nonce(case), agrees=False)
+        self._pin(parent, own, made.model)
         if own == made.model:
             result = await self._signature(case, own)
             return self._vote(case, bytes(result), bytes(result), self._nonce(case), agrees=True)
@@ -79,10 +82,15 @@ class Auditing:
             claimed = await self._signature(case, made.model)
         except Unfit:
             return self._vote(case, bytes(result), b"", nonce, agrees=False)
-        agreed = agrees(result, claimed, self._tolerance)
+        agreed = alike(case, result, claimed, self._parts.manifest.audit)
         return self._vote(case, bytes(result), bytes(claimed), nonce, agrees=agreed)
 
-    async def _own(self, case: Case, made: Input, parent: Digest) -> Digest | None:
+    async def _ours(self, case: Case, parent: Digest) -> Digest:
+        """The model that our own data give."""
+        seed = training_seed(self._parts.membership.run_id, case.round, parent, self._parts.desk.me)
+        return (await self._parts.learner.train(parent, case.round, seed=seed)).model
+
+    async def _again(self, case: Case, made: Input, parent: Digest) -> Digest | None:
         """The model that its work gives. None: nobody can do that work."""
         run, shard = self._parts.membership.run_id, shard_of(made.data)
         assert shard is not None
@@ -117,21 +125,6 @@ class Auditing:
             return self._vote(case, b"", case.model, nonce, agrees=False)
         return self._vote(case, own, case.model, nonce, agrees=own == case.model)
 
-    # -- probe --------------------------------------------------------------------------------------------------------
-
-    async def _probed(self, case: Case, made: Input) -> None:
-        """Beside the others of its round, on our own data: a suspicion, and no proof."""
-        inputs = case.aggregate.inputs
-        await self._claimed_bytes(case, inputs, b"", self._nonce(case))
-        held = [each for each in inputs if each.model in self._parts.blobs]
-        if made not in held:
-            raise CannotAudit("its model had to make room for others in the store")
-        losses = {each.trainer: (await self._parts.learner.evaluate(each.model)).loss for each in held}
-        mine = losses.pop(made.trainer)
-        if losses and mine > WORSE * statistics.median(losses.values()) + SLACK:
-            detail = f"its update of round {case.round} has loss {mine:.3g} here, far above the others'"
-            self._parts.desk.accuse(made.trainer, OffenceKind.SUSPECT_UPDATE, detail)
-
     # -- the claimed bytes --------------------------------------------------------------------------------------------
 
     async def _claimed_bytes(self, case: Case, inputs: Sequence[Input], own: bytes, nonce: bytes) -> None:
@@ -149,9 +142,7 @@ class Auditing:
         try:
             await self._parts.exchange.obtain_all((each.model, [*others, each.trainer]) for each in inputs)
         except NotFetched as error:
-            if case.made is not None and case.made.model in self._parts.blobs:
-                return  # others of its round are missing: a probe does without them
-            if case.made is not None:
+            if case.made is not None and self._head.known.round <= case.round + limits.CLAIM_ROUNDS:  # still owed
                 detail = f"its update of round {case.round} cannot be had: {error}"
                 self._parts.desk.accuse(case.accused, OffenceKind.BROKEN_PROMISE, detail)
             raise

@@ -31,7 +31,9 @@ from verify.chance import Figures, explains
 from verify.claims import NONCE_BYTES, Vote, auditors, is_drawn, projection_seed, sealed
 from verify.digest import DIGEST_BYTES, Digest
 from verify.lsh import SIGNATURE_BYTES, Signature, Tolerance, agrees
-from verify.tally import DECIDED, Stage, Verdict, reach, tally
+from verify.probe import suspects
+from verify.standing import QUARANTINE_ROUNDS, Suspension
+from verify.tally import DECIDED, Stage, Verdict, of_probes, reach, tally
 
 Doubt = str | None  # why not to believe it
 FORGED: Final = "a signature in it does not hold"
@@ -65,20 +67,18 @@ class Case:
     def model(self) -> Digest:
         return self.aggregate.model if self.made is None else self.made.model
 
+    @property
+    def probed(self) -> bool:
+        """Nobody else has the data: each auditor compares it with what its own give."""
+        return self.made is not None and shard_of(self.made.data) is None
+
     def seed(self, auditor: PeerId) -> Digest:
         """Of the projection that this auditor signs under."""
         return projection_seed(self.beacon.model, self.claim, auditor)
 
-    @property
-    def replayable(self) -> bool:
-        """Can others do this training again?"""
-        return self.made is not None and shard_of(self.made.data) is not None
-
     def needed(self) -> list[Digest]:
-        """Updates that an audit looks at: all of the round, but for a replay, which others must not copy from."""
-        if self.made is not None and self.replayable:
-            return [self.made.model]
-        return [each.model for each in self.aggregate.inputs]
+        """Updates that an audit looks at."""
+        return [each.model for each in (self.aggregate.inputs if self.made is None else [self.made])]
 
     def order(self, candidates: Sequence[PeerId]) -> tuple[PeerId, ...]:
         """All of them but the accused, in the order in which they are called: a hash each, so the last is kept."""
@@ -150,6 +150,8 @@ def ill_voted(case: Case, vote: Vote, run: bytes, audit: Audit) -> Doubt:
     size = DIGEST_BYTES if case.made is None else SIGNATURE_BYTES
     if len(vote.own) not in (0, size) or len(vote.claimed) not in (0, size):
         return "a vote without figures"
+    if case.probed and not vote.own:
+        return "a probe without a result of its own"
     if vote.agrees != _agree(case, vote, audit):
         return "a vote that its own figures do not bear out"
     return None if vote_holds(vote, run) else FORGED
@@ -160,8 +162,14 @@ def _agree(case: Case, vote: Vote, audit: Audit) -> bool:
         return vote.own == vote.claimed == case.aggregate.model
     if not vote.own or not vote.claimed:
         return False
-    tolerance = Tolerance(audit.tolerance_bits, audit.tolerance_norm)
-    return agrees(Signature.of(vote.own), Signature.of(vote.claimed), tolerance)
+    return alike(case, Signature.of(vote.own), Signature.of(vote.claimed), audit)
+
+
+def alike(case: Case, own: Signature, claimed: Signature, audit: Audit) -> bool:
+    """Does what an auditor has made speak for what was claimed?"""
+    if case.probed:
+        return not suspects(own, claimed)
+    return agrees(own, claimed, Tolerance(audit.tolerance_bits, audit.tolerance_norm))
 
 
 @dataclass(frozen=True)
@@ -170,6 +178,7 @@ class Judgement:
 
     expelled: dict[PeerId, str] = field(default_factory=dict)  # and why
     wrong: dict[Digest, Aggregate] = field(default_factory=dict)  # by claim: those whose maker was expelled for them
+    suspended: dict[PeerId, Suspension] = field(default_factory=dict)  # by probes
     contradicted: tuple[tuple[PeerId, Digest], ...] = ()  # auditors, and the claims on which they were, not by chance
     undecided: tuple[Digest, ...] = field(default=(), compare=False)  # doubted models that may still be asked for
 
@@ -266,7 +275,8 @@ class Evidence:
 
     def verdict(self, case: Case) -> Verdict:
         votes = {peer: frozenset(kinds) for peer, kinds in case.votes.items()}
-        return tally(self.order(case), votes, self.audit.appeal)
+        verdict = tally(self.order(case), votes, self.audit.appeal)
+        return of_probes(verdict) if case.probed else verdict
 
     def judgement(self, now: Round) -> Judgement:
         """Of all that is held; expulsions lapse when the manifest says so."""
@@ -284,7 +294,9 @@ class Evidence:
                 undecided.append(case.model)
             if verdict.stage is Stage.EXPELLED:
                 self._expel(case, found, now)
-        return Judgement(found.expelled, found.wrong, tuple(contradicted), tuple(undecided))
+            elif verdict.stage is Stage.SUSPENDED and now < case.round + QUARANTINE_ROUNDS:
+                found.suspended[case.accused] = _suspension(case)  # later rounds come later, and last longer
+        return Judgement(found.expelled, found.wrong, found.suspended, tuple(contradicted), tuple(undecided))
 
     def _expel(self, case: Case, found: Judgement, now: Round) -> None:
         if case.made is None:
@@ -325,6 +337,12 @@ def _lie(proof: Proof) -> str:
     if isinstance(proof, Twice):
         return f"claimed two results of round {proof.round}"
     return f"voted on another result than it had committed to, as an auditor of round {proof.round}"
+
+
+def _suspension(case: Case) -> Suspension:
+    agree, contradict = case.counts
+    why = f"{_of(case)}: {contradict} of {agree + contradict} auditors suspect it, which is no proof"
+    return Suspension(case.round + QUARANTINE_ROUNDS, f"suspended for {QUARANTINE_ROUNDS} rounds for {why}")
 
 
 def _of(case: Case) -> str:

@@ -34,7 +34,7 @@ class OffenceKind(enum.StrEnum):
     FALSE_VOTE = (
         "false-vote"  # an auditor's word that a decision of others contradicts, or another than it committed to
     )
-    SUSPECT_UPDATE = "suspect-update"  # far worse than the others of its round, on our own data
+    SUSPECT_UPDATE = "suspect-update"  # in states saved before probes were voted on
     FALSE_CLAIM = "false-claim"  # our own replay of the work that it has signed gives another model
     PROTOCOL = "protocol"  # a well-formed message that has no place here
 
@@ -47,10 +47,9 @@ WEIGHTS: Final[Mapping[OffenceKind, int]] = {
     OffenceKind.PROTOCOL: 1,
     OffenceKind.BROKEN_PROMISE: 1,
     OffenceKind.WRONG_RUN: 1,
+    OffenceKind.SUSPECT_UPDATE: 2,  # as it was weighed
     # Links are authenticated, so the network cannot garble these: a peer of another version, or a hostile one.
     OffenceKind.FLOOD: 2,
-    # Other data than ours may do it; round after round, they do not.
-    OffenceKind.SUSPECT_UPDATE: 2,
     # Whoever holds the same block finds the same, so it is no race; a node with a damaged journal might do it once.
     OffenceKind.UNFOUNDED: 4,
     OffenceKind.MALFORMED_FRAME: 3,
@@ -116,7 +115,16 @@ class Repute(enum.StrEnum):
     GOOD = "good"  # nothing that is not forgiven
     SUSPECT = "suspect"  # strikes, but heard and sampled as any other
     QUARANTINED = "quarantined"
+    SUSPENDED = "suspended"  # likewise, by evidence that everybody shares and that is no proof
     EXPELLED = "expelled"  # by evidence that everybody shares
+
+
+@dataclass(frozen=True, slots=True)
+class Suspension:
+    """A quarantine by evidence that everybody shares, which lapses by itself."""
+
+    until: int  # first round after it
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +220,7 @@ class Standing:
         self._offences: deque[Offence] = deque(past.offences, maxlen=OFFENCES_KEPT)
         self._by_kind: Counter[OffenceKind] = Counter(past.by_kind)
         self._expelled: Mapping[PeerId, str] = {}
+        self._suspended: Mapping[PeerId, Suspension] = {}
         self._round = past.round  # the latest heard of: an offence reported late is judged as of now, never backwards
 
     def record(self, offence: Offence) -> Verdict:
@@ -225,14 +234,16 @@ class Standing:
         self._evict()
         return Verdict(offence.peer, record.strikes, after, fresh=after and not before)
 
-    def sentence(self, expelled: Mapping[PeerId, str]) -> list[PeerId]:
+    def sentence(self, expelled: Mapping[PeerId, str], suspended: Mapping[PeerId, Suspension]) -> list[PeerId]:
         """What the shared evidence amounts to, and why; replaces what it amounted to before. Returns whom it adds."""
-        before, self._expelled = self._expelled, dict(expelled)
-        return sorted(expelled.keys() - before.keys())
+        before = self._expelled.keys() | self._suspended.keys()
+        self._expelled, self._suspended = dict(expelled), dict(suspended)
+        return sorted((expelled.keys() | suspended.keys()) - before)
 
     def why(self, peer: PeerId) -> str:
-        """It was expelled; "" if it was not."""
-        return self._expelled.get(peer, "")
+        """It was expelled or suspended; "" if it was not."""
+        suspended = self._suspended.get(peer)
+        return self._expelled.get(peer, suspended.why if suspended else "")
 
     @property
     def expelled(self) -> Mapping[PeerId, str]:
@@ -244,14 +255,19 @@ class Standing:
 
     def quarantined(self, peer: PeerId, round: int) -> bool:
         """True: neither hear nor sample this peer in this round."""
-        if peer in self._expelled:
+        if peer in self._expelled or self.suspended(peer, round):
             return True
         record = self._records.get(peer)
         return record is not None and round < record.until
 
+    def suspended(self, peer: PeerId, round: int) -> bool:
+        return peer in self._suspended and round < self._suspended[peer].until
+
     def repute(self, peer: PeerId, round: int) -> Repute:
         if peer in self._expelled:
             return Repute.EXPELLED
+        if self.suspended(peer, round):
+            return Repute.SUSPENDED
         if self.quarantined(peer, round):
             return Repute.QUARANTINED
         return Repute.SUSPECT if self.strikes(peer, round) else Repute.GOOD

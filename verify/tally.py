@@ -26,10 +26,11 @@ class Stage(enum.StrEnum):
     ACCUSED = "accused"  # somebody doubts it, and the panel has no majority yet
     APPEALED = "appealed"  # the panel doubts it; the appeal is under way, and nobody is out yet
     EXPELLED = "expelled"
+    SUSPENDED = "suspended"  # for a while: the appeal went by probes, which are no proof
     ACQUITTED = "acquitted"  # on appeal
 
 
-DECIDED: Final = frozenset({Stage.CLEARED, Stage.EXPELLED, Stage.ACQUITTED})
+DECIDED: Final = frozenset({Stage.CLEARED, Stage.EXPELLED, Stage.SUSPENDED, Stage.ACQUITTED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,11 @@ def tally(order: Sequence[PeerId], votes: Mapping[PeerId, frozenset[bool]], appe
     if 2 * (len(panel) - matches) < PANEL or len(order) < PANEL:
         return Verdict(Stage.ACCUSED)
     return _appealed(counted, max(PANEL, bench(len(order), appeal)))
+
+
+def of_probes(verdict: Verdict) -> Verdict:
+    """The same where each auditor went by its own data: nobody is expelled for that, and the outvoted did not lie."""
+    return Verdict(Stage.SUSPENDED if verdict.stage is Stage.EXPELLED else verdict.stage)
 
 
 def _appealed(counted: Mapping[PeerId, bool], size: int) -> Verdict:

@@ -19,7 +19,6 @@ from gossipnode.node import Node
 from gossipnode.trainings import AnyLearner
 from protocols.auditing import Auditing, CannotAudit
 from protocols.blobs import Blobs, StoreFull
-from protocols.claiming import shard_of
 from protocols.evidence import Case
 from protocols.exchange import NotFetched
 from protocols.learner import LearnerError, Probed, Trained, Unfit
@@ -79,7 +78,7 @@ def colluding_auditor(gang: Gang) -> Conduct:
 
 
 def _judging(gang: Gang, verdict: Verdict) -> Conduct:
-    """Updates that could be replayed are judged so; where it gives None, and all else, honestly."""
+    """Updates are judged so; where it gives None, and aggregates, honestly."""
 
     async def live(node: Node) -> None:
         if not isinstance(node.protocol, Modest):
@@ -88,8 +87,8 @@ def _judging(gang: Gang, verdict: Verdict) -> Conduct:
         auditing = node.protocol.auditor._auditing
         honest = auditing.audit
 
-        async def audit(case: Case) -> Vote | None:
-            if case.made is not None and shard_of(case.made.data) is not None:
+        async def audit(case: Case) -> Vote:
+            if case.made is not None:
                 try:
                     await auditing._have_parent(case)
                     vote = await verdict(auditing, case, case.made)

@@ -19,8 +19,8 @@ HISTORY_ROUNDS = 1000  # rounds kept in `Status.history`: about 0.5 MB of JSON w
 NEIGHBOURS_SHOWN = 50  # in `GossipStatus.neighbours`
 OFFENCES_SHOWN = 100  # newest offences in `Status.offences`
 
-Stage = Literal["open", "cleared", "accused", "appealed", "expelled", "acquitted"]
-Repute = Literal["good", "suspect", "quarantined", "expelled"]
+Stage = Literal["open", "cleared", "accused", "appealed", "expelled", "suspended", "acquitted"]
+Repute = Literal["good", "suspect", "quarantined", "suspended", "expelled"]
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):
@@ -165,7 +165,7 @@ class PeerStatus(Part, frozen=True, kw_only=True):
     eligible: bool = False  # could be sampled into the next committee
     rtt_ms: float | None = None  # smoothed round trip of pings
     standing: Repute = "good"
-    why: str = ""  # it was expelled
+    why: str = ""  # it was expelled or suspended
     addresses: list[str] = []
 
 

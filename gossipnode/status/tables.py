@@ -36,6 +36,7 @@ STYLES: Final = {
     "good": "green",
     "suspect": "yellow",
     "quarantined": "red",
+    "suspended": "red",
     "expelled": "red",
     "training": "bold green",
     "aggregating": "bold green",
@@ -116,10 +117,11 @@ def facts(status: Status) -> Table:
 
 
 def audit_facts(audits: AuditStatus) -> list[tuple[str, str]]:
-    expelled = sum(each.stage == "expelled" for each in audits.verdicts)
+    stages = [each.stage for each in audits.verdicts]
+    found = f"{stages.count('expelled')} expulsions, {stages.count('suspended')} suspensions"
     return [
         ("audits", f"{audits.audited} done, {audits.doubted} doubts, {audits.unable} could not be done"),
-        ("verdicts", f"{len(audits.verdicts)} claims doubted, {expelled} expulsions"),
+        ("verdicts", f"{len(audits.verdicts)} claims doubted, {found}"),
     ]
 
 
@@ -128,7 +130,7 @@ def verdict_lines(audits: AuditStatus | None) -> list[RenderableType]:
         Text.assemble(
             Text(f"round {each.round} ", "dim"),
             safe(f"{short_peer(each.peer)} "),
-            safe(f"{each.stage} ", "red" if each.stage == "expelled" else "yellow"),
+            safe(f"{each.stage} ", "red" if each.stage in ("expelled", "suspended") else "yellow"),
             safe(f"{each.kind}: {each.contradict} of {each.agree + each.contradict} auditors contradict it"),
         )
         for each in reversed((audits.verdicts if audits else [])[-OFFENCES_SHOWN:])

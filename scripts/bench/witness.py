@@ -29,6 +29,7 @@ from verify.digest import Digest
 from verify.tally import Stage
 
 HONEST_CLAIMS = {"lying-auditor", "lazy-auditor", "garbage", "false-answer"}  # they lie elsewhere
+GUILTY = {Stage.EXPELLED, Stage.SUSPENDED}
 SECOND_HAND = {"stale", "copycat"}  # what they hand in is a lie if it was there before; else they have trained it
 
 
@@ -148,7 +149,7 @@ def _liar(peer: PeerId, kind: str, swarm: Swarm, witness: Witness) -> Liar:
     protocol = swarm.members[0].node.protocol
     assert isinstance(protocol, Modest)
     evidence, beacons = protocol.auditor.evidence, witness.beacons()
-    guilty = {case.claim for case in evidence.doubted() if evidence.verdict(case).stage is Stage.EXPELLED}
+    guilty = {case.claim for case in evidence.doubted() if evidence.verdict(case).stage in GUILTY}
     last = next((index for index, (claim, _) in enumerate(claims, start=1) if claim in guilty), None)
     told = claims[:last]
     fraction = evidence.audit.fraction

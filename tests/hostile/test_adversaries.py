@@ -172,12 +172,19 @@ def test_the_command_takes_them_and_refuses_others() -> None:
 AUDITED = {"rounds": 14, "audit": {"fraction": 1.0}}
 
 
-@pytest.mark.parametrize("kind", ["sign-flip", "label-flip", "false-aggregate", "equivocator"])
+@pytest.mark.parametrize("kind", ["sign-flip", "false-aggregate", "equivocator"])
 def test_audits_expel_a_liar_and_nobody_else(kind: str) -> None:
     report = played(kind, nodes=7, **AUDITED).report
     assert [each.kind for each in report.caught] == [kind]
     assert report.caught[0].evidence
     assert set(report.expelled) == set(report.adversaries)
+    assert report.falsely_expelled == report.missed == []
+
+
+def test_who_flips_labels_in_audits_too_is_out_one_way_or_the_other() -> None:
+    """As an auditor it doubts the honest: it may be in quarantine for that before a claim of its own is drawn."""
+    report = played("label-flip", nodes=7, **AUDITED).report
+    assert [each.kind for each in report.caught] == ["label-flip"]
     assert report.falsely_expelled == report.missed == []
 
 

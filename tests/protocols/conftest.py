@@ -43,7 +43,7 @@ from protocols.transport import (
 )
 from sampling.peers import PeerId, Role, Round
 from verify.digest import Digest, digest_of
-from verify.lsh import Signature
+from verify.lsh import NO_NORM, NORMS_PER_OCTAVE, Signature
 from verify.standing import OffenceKind
 
 Said = AnyMessage | bytes | Exception
@@ -209,7 +209,6 @@ class ToyLearner:
         self.own_data_broken = False  # non-finite numbers, whatever the model
         self.blind = False  # it merges whatever is handed in
         self.bias = 0.0  # it merges wrongly
-        self.dreaded: float | None = None  # a value with a high loss
         self.answers = False  # its node takes questions; a test says what it answers
         self.trained: list[int] = []  # rounds
         self.begun: list[int] = []
@@ -250,9 +249,10 @@ class ToyLearner:
         return Trained(model, ToyLearner.samples, 1, 0.5, self.train_s)
 
     async def signature(self, model: Digest, parent: Digest | None, seed: bytes) -> Signature:
-        """Far apart for updates that differ."""
+        """Far apart, but not opposed, for updates that differ."""
         update = await self.value(model) - (await self.value(parent) if parent else 0.0)
-        return Signature(digest_of(seed + struct.pack("<d", update)), 0)
+        norm = round(NORMS_PER_OCTAVE * math.log2(abs(update))) if update else NO_NORM
+        return Signature(digest_of(seed + struct.pack("<d", update)), norm)
 
     async def merge(self, models: Sequence[Digest], weights: Sequence[int]) -> Digest:
         values = [await self.value(model) for model in models]
@@ -268,7 +268,7 @@ class ToyLearner:
 
     async def evaluate(self, model: Digest) -> Evaluation:
         self.evaluated.append(model)
-        return Evaluation(model, 5.0 if await self.value(model) == self.dreaded else 0.1, 0.9, 10)
+        return Evaluation(model, 0.1, 0.9, 10)
 
 
 @dataclass

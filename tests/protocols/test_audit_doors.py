@@ -22,6 +22,7 @@ from protocols.claiming import (
     culprit,
     link_of,
     merged_of,
+    private_data,
     proof_holds,
     public_data,
     sign_claim,
@@ -32,7 +33,7 @@ from protocols.desk import Desk
 from protocols.evidence import Case, Judgement
 from protocols.exchange import ModelExchange
 from protocols.head import Head, Parts
-from protocols.learner import Trained
+from protocols.learner import LearnerError, Trained
 from protocols.lineage import theta0
 from protocols.manifest import Audit, Manifest, Modest, Timing
 from protocols.membership import Membership
@@ -75,11 +76,13 @@ PEERS = [signer.peer for signer in SIGNERS]
 ME, LIAR, OTHER, MAKER = 0, 1, 2, 3  # we; whose claim is drawn; who trained beside it; who merged and drew
 FRACTION = 0.5
 THETA0 = digest_of(b"theta0")
+ROOM = 100  # models that our store holds
+SHARD, PRIVATE_DATA = public_data("0/9 iid 0"), private_data(SIGNERS[LIAR], RUN)
 HONEST, CLAIMED = b"replayed..", b"claimed..."  # the bytes of two models
 
 
 class Toy:
-    """Replays give `gives`; two models have nothing in common."""
+    """Replays, and trainings of our own, give `gives`; two models have nothing in common."""
 
     def __init__(self, blobs: MemoryBlobs) -> None:
         self._blobs = blobs
@@ -94,6 +97,9 @@ class Toy:
         self.replayed_at.append(trio.current_time())
         self.meanwhile()
         return Trained(await self._blobs.put(self.gives), 10, 1, 0.5, 0.0)
+
+    async def train(self, parent: Digest, round: Round, *, seed: int) -> Trained:
+        return await self.replay(parent, round, seed=seed, shard="", samples=10)
 
     async def signature(self, model: Digest, parent: Digest | None, seed: bytes) -> Signature:
         return Signature(digest_of(seed + model), 0)
@@ -132,7 +138,8 @@ class Scene:
             patience=Patience(0.25, 5.0),
             rng=rng,
         )
-        self.blobs = MemoryBlobs(1000)
+        self.data = SHARD  # that LIAR claims to have trained on
+        self.blobs = MemoryBlobs(ROOM * len(CLAIMED))
         self.learner: Any = Toy(self.blobs)
         exchange = ModelExchange(links, self.blobs, len(CLAIMED), accuse)
         sampler = Sampler(view, rules, RUN, self.membership.ping)
@@ -162,7 +169,7 @@ class Scene:
     async def round(self, model: bytes = CLAIMED, rank: int = 0) -> Case:
         """A round in which LIAR hands in `model`; and the next, whose model draws that claim alone. `rank`: ours."""
         parent = self.head.known
-        first = after(parent, [made_by(LIAR, model, parent), made_by(OTHER, b"other.....", parent)])
+        first = after(parent, [made_by(LIAR, model, parent, self.data), made_by(OTHER, b"other.....", parent)])
         second = drawing(first, rank)
         for each in (first, second):
             self.head.learn(each)
@@ -186,9 +193,9 @@ class Scene:
         return [message.vote for _, message in self.links.published if isinstance(message, Voted)]
 
 
-def made_by(index: int, model: bytes, parent: Aggregate) -> Input:
+def made_by(index: int, model: bytes, parent: Aggregate, data: bytes = SHARD) -> Input:
     round = Round(parent.round + 1)
-    unsigned = Input(PEERS[index], digest_of(model), 10, public_data("0/9 iid 0"))
+    unsigned = Input(PEERS[index], digest_of(model), 10, data)
     signature = sign_claim(SIGNERS[index], RUN, claim_of(round, parent.model, unsigned))
     return msgspec.structs.replace(unsigned, signature=signature)
 
@@ -447,6 +454,84 @@ async def test_bytes_that_nobody_gives_cost_a_strike_each_time_and_the_audit_end
     assert not scene.auditor._attended
 
 
+async def test_bytes_of_a_round_that_nobody_audits_any_more_are_owed_by_nobody(
+    autojump_clock: MockClock, scene: Scene, court: Court
+) -> None:
+    scene.learner.gives = HONEST
+    scene.learner.meanwhile = lambda: rounds_pass(scene, limits.CLAIM_ROUNDS)
+    await scene.round()
+    async with scene.audits():
+        await trio.sleep(100.0)
+    assert (scene.auditor.unable, scene.votes, court.verdicts) == (1, [], [])
+
+
+def rounds_pass(scene: Scene, count: int) -> None:
+    for _ in range(count):
+        known = scene.head.known
+        scene.head.learn(after(known, [made_by(OTHER, b"%010d" % known.round, known)]))
+
+
+@pytest.mark.parametrize("data", [SHARD, PRIVATE_DATA])
+async def test_what_an_audit_looks_at_makes_no_room_for_other_models(
+    autojump_clock: MockClock, scene: Scene, court: Court, data: bytes
+) -> None:
+    scene.data, scene.learner.gives = data, HONEST
+    scene.links.says[PEERS[LIAR]] = polite
+    scene.links.holding(PEERS[LIAR], CLAIMED)
+    honest, there = scene.learner.signature, []
+
+    async def signature(model: Digest, parent: Digest, seed: bytes) -> Signature:
+        await fill(scene)
+        there.append((parent in scene.blobs, model in scene.blobs))
+        found: Signature = await honest(model, parent, seed)
+        return found
+
+    scene.learner.signature = signature
+    rounds_pass(scene, 1)
+    await scene.blobs.put(named(scene.head.known))  # the parent
+    await scene.round()
+    async with scene.audits():
+        await trio.sleep(100.0)
+    assert there == [(True, True)] * 2
+    assert (len(scene.votes), court.verdicts) == (1, [])
+
+
+async def test_bytes_that_had_to_make_room_all_the_same_are_nobodys_fault(
+    autojump_clock: MockClock, scene: Scene, court: Court
+) -> None:
+    scene.data, scene.learner.gives = PRIVATE_DATA, HONEST
+
+    async def signature(model: Digest, parent: Digest, seed: bytes) -> Signature:
+        raise LearnerError("the model is not in the store")
+
+    scene.learner.signature = signature
+    await scene.round()
+    async with scene.audits():
+        await trio.sleep(100.0)
+    assert (scene.auditor.unable, scene.votes, court.verdicts) == (1, [], [])
+
+
+async def test_what_is_owed_to_auditors_makes_no_room_until_it_is_decided(
+    autojump_clock: MockClock, scene: Scene
+) -> None:
+    scene.data = PRIVATE_DATA
+    await scene.blobs.put(CLAIMED)  # we have merged it
+    case = await scene.round(rank=7)
+    async with scene.audits():
+        await fill(scene)
+        assert case.model in scene.blobs
+        first = ranked(case)[0]
+        cast = vote(first, case, agrees=True)
+        await scene.hears(PEERS[first], Voted(case.round, cast))
+        await fill(scene)
+    assert case.model not in scene.blobs
+
+
+async def fill(scene: Scene) -> None:
+    for number in range(2 * ROOM):
+        await scene.blobs.put(b"%010d" % number)
+
+
 async def test_a_parent_that_nobody_has_is_nobodys_fault(autojump_clock: MockClock, scene: Scene, court: Court) -> None:
     scene.head.learn(aggregate(scene.head.known, [made_by(OTHER, b"before....", scene.head.known)]))  # and lost
     async with scene.audits():
@@ -541,10 +626,11 @@ async def test_an_audit_that_gives_another_result_when_it_is_done_again_is_no_vo
     assert (scene.votes, scene.auditor.unable, scene.saved) == ([], 1, 1)
 
 
+@pytest.mark.parametrize(("data", "agrees"), [(SHARD, False), (PRIVATE_DATA, True)])
 async def test_we_commit_to_a_result_of_our_own_before_we_ask_for_the_bytes(
-    autojump_clock: MockClock, scene: Scene
+    autojump_clock: MockClock, scene: Scene, data: bytes, agrees: bool
 ) -> None:
-    scene.learner.gives = HONEST
+    scene.data, scene.learner.gives = data, HONEST
     source = scene.links.holding(PEERS[LIAR], CLAIMED)
     seen: list[tuple[AnyMessage, int]] = []
 
@@ -562,7 +648,7 @@ async def test_we_commit_to_a_result_of_our_own_before_we_ask_for_the_bytes(
     assert isinstance(message, Committed)
     assert (asked_before, source.offsets) == (0, [0])
     assert message.commitment == cast.commitment  # what it votes is what it had bound itself to
-    assert (message.claim, cast.agrees) == (case.claim, False)
+    assert (message.claim, cast.agrees) == (case.claim, agrees)
 
 
 # -- newcomers --------------------------------------------------------------------------------------------------------

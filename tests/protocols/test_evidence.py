@@ -10,7 +10,7 @@ import pytest
 from gossipnode.certificates import Filed, check_certificate, read_certificate, write_certificates
 from gossipnode.errors import OperatorError
 from protocols.amendments import sign
-from protocols.claiming import claim_of, link_of, sign_claim, sign_vote, signed, whole
+from protocols.claiming import claim_of, link_of, private_data, sign_claim, sign_vote, signed, whole
 from protocols.evidence import FORGED, UNKNOWN, Case, Evidence
 from protocols.manifest import Audit, Manifest
 from protocols.messages import Aggregate, Broken, Certificate, Input, Twice
@@ -20,6 +20,8 @@ from sampling.peers import Round
 from verify.claims import COMMITTED, UNBOUND, VOTED, Vote, bound
 from verify.digest import Digest, digest_of
 from verify.lsh import Signature
+from verify.probe import OPPOSED
+from verify.standing import QUARANTINE_ROUNDS
 from verify.tally import Stage
 
 SIGNERS = [Signer.from_seed(bytes([number] * 32)) for number in range(8)]
@@ -292,6 +294,81 @@ def test_who_errs_where_honest_auditors_may_keeps_its_standing(
 def case_of(held: Evidence) -> Case:
     (found,) = held.cases.values()
     return found
+
+
+# -- probes -----------------------------------------------------------------------------------------------------------
+
+
+def private_case() -> Case:
+    """The update of PEERS[1], whose data are its own."""
+    unsigned = Input(PEERS[1], digest_of(b"a"), 10, private_data(SIGNERS[1], RUN))
+    signature = sign_claim(SIGNERS[1], RUN, claim_of(Round(1), PARENT, unsigned))
+    made = msgspec.structs.replace(unsigned, signature=signature)
+    first = aggregate(1, PARENT, (made, made_by(2, b"b")))
+    second = signed(
+        Aggregate(Round(2), digest_of(b"next"), first.model, (made_by(3, b"c"),), (PEERS[6],)), SIGNERS[6], RUN
+    )
+    return Case(first, link_of(second), made)
+
+
+def probe(index: int, bits: int, *, agrees: bool | None = None) -> Vote:
+    """So far apart; up to 161 of 256 bits is nothing against an update of other data."""
+    own, claimed = bytes(Signature(bytes(32), 0)), bytes(Signature(((1 << bits) - 1).to_bytes(32, "little"), 0))
+    said = bits <= OPPOSED if agrees is None else agrees
+    unsigned = Vote(PEERS[index], private_case().claim, said, own, claimed, bytes(16), b"")
+    return sign_vote(SIGNERS[index], RUN, unsigned)
+
+
+def probed(*bits: int) -> Certificate:
+    """By auditors in the order in which they are called."""
+    order = [PEERS.index(peer) for peer in evidence().order(private_case())]
+    votes = tuple(probe(index, each) for index, each in zip(order, bits, strict=False))
+    return msgspec.structs.replace(private_case().certificate(), votes=votes)
+
+
+def test_probes_suspend_for_a_while_and_expel_nobody() -> None:
+    held = evidence()
+    assert held.certify(probed(200, 200, 200, 200, 128)) is None
+    assert held.verdict(case_of(held)).stage is Stage.SUSPENDED
+    judgement = held.judgement(Round(5))
+    assert (judgement.expelled, judgement.wrong, list(judgement.suspended)) == ({}, {}, [PEERS[1]])
+    found = judgement.suspended[PEERS[1]]
+    assert (found.until, "4 of 5 auditors suspect it, which is no proof" in found.why) == (1 + QUARANTINE_ROUNDS, True)
+    assert held.judgement(Round(QUARANTINE_ROUNDS)).suspended
+    assert not held.judgement(Round(1 + QUARANTINE_ROUNDS)).suspended
+
+
+@pytest.mark.parametrize("bits", [(200, 128, 128), (128, 200), (200, 200, 128, 128, 128, 128)])
+def test_whose_probe_is_outvoted_did_not_lie(bits: tuple[int, ...]) -> None:
+    held = evidence()
+    held.certify(probed(*bits))
+    judgement = held.judgement(Round(5))
+    assert (judgement.suspended, judgement.contradicted) == ({}, ())
+
+
+@pytest.mark.parametrize(("bits", "agrees"), [(161, False), (162, True)])
+def test_a_probe_that_its_figures_do_not_bear_out(bits: int, agrees: bool) -> None:
+    doubt = evidence().vote(private_case(), probe(0, bits, agrees=agrees))
+    assert doubt == "a vote that its own figures do not bear out"
+
+
+def test_a_probe_without_a_result_of_its_own() -> None:
+    """Nobody can do the work of private data, so that it cannot be done is no vote."""
+    cast = probe(0, 200)._replace(own=b"")
+    cast = sign_vote(SIGNERS[0], RUN, cast)
+    assert evidence().vote(private_case(), cast) == "a probe without a result of its own"
+
+
+def test_a_file_of_probes_says_that_they_prove_nothing(tmp_path: Path) -> None:
+    found, _, _ = check_certificate(read_certificate(written(tmp_path, probed(200, 200, 200, 200, 128))), RUN)
+    assert found.holds, found.lines
+    assert found.lines[-1] == (
+        f"ok    verdict: {PEERS[1]} is suspended to round {QUARANTINE_ROUNDS}: 4 of 5 auditors suspect it, "
+        "which is no proof"
+    )
+    said = "suspects it: 200 of 256 bits from an update of its own, norm +0 steps"
+    assert sum(line.endswith(said) for line in found.lines) == 4
+    assert any("private data" in line for line in found.lines)
 
 
 # -- files ------------------------------------------------------------------------------------------------------------
