@@ -97,8 +97,9 @@ class Trainer:
         self.age = Round(checkpoint.round) if checkpoint else Round(0)
         self.model: Digest | None = Digest(checkpoint.model) if checkpoint and making.known else None
         self.checkpoint = checkpoint
-        held = making.newest is not None and making.newest.model in parts.blobs
-        self.newest = making.newest if held else None  # what others may have of us; its blob is in the store
+        newest = making.newest
+        held = newest is not None and newest.model in parts.blobs and fragments.are_in(newest)
+        self.newest = newest if held else None  # what others may have of us; its blob is in the store
         self.over = False
         self.phase: Phase = "waiting"
         self.failure: str | None = None
