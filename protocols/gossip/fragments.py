@@ -32,8 +32,9 @@ class Fragments:
         self._spans: Final = spans(manifest.model_bytes, manifest.gossip.fragments)
         self._needed = max(1, 2 * manifest.merging.byzantine)
         self._whole: Final = manifest.model_bytes
-        sizes = [self._whole, *(span.size for span in self._spans)]
-        self._exchanges = {size: parts.exchange.of_size(size) for size in sizes}
+        # One for each size, or two fetches of one blob would not know of each other.
+        of_pieces = {span.size: parts.exchange.of_size(span.size) for span in self._spans}
+        self._exchanges = {**of_pieces, self._whole: parts.exchange}
         self._offered: deque[Offer] = deque(maxlen=GENERATIONS)  # of ours, whose pieces others may be fetching
 
     @property
