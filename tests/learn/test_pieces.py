@@ -48,6 +48,21 @@ def test_the_pieces_of_a_model_are_named_and_read_back_whatever_its_shape(
     assert [size for _, size in cutting.cut(blob)] == [largest(each) for each in values]
 
 
+@pytest.mark.parametrize("encoding", ["float32", "bfloat16"])
+def test_a_header_may_be_longer_than_a_piece(encoding: Float) -> None:
+    template = Template([(f"tensor {at}", (1,)) for at in range(99)], encoding)
+    cutting, rows = Cutting(template, 64), some(2, 99)
+    own, other = [encode(row, template) for row in rows]
+    pieces = parts(cutting, other)
+    assert len(template.header) > 3 * len(pieces[0])
+    assert [len(cutting.read(piece, at)) for at, piece in enumerate(pieces)][:3] == [0, 0, 0]
+    after = cutting.merged(own, [([piece], [1, 1]) for piece in pieces], Merging(rule="median"), Shape([1] * 99, 99))
+    expected = merged(
+        Models.of([decode(own, template), decode(other, template)]), [1, 1], Merging(rule="median"), Shape([1] * 99, 99)
+    )
+    assert after == encode(expected, template)
+
+
 @given(junk=st.binary(max_size=3000), index=st.integers(0, 3))
 def test_whatever_a_peer_sends_for_a_piece_is_finite_or_unfit(junk: bytes, index: int) -> None:
     cutting = Cutting(TEMPLATE, 4)
