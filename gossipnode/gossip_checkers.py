@@ -47,6 +47,8 @@ class OffersHeld:
             named = [each.model for each in (newest, held) if each is not None]
             if not all(model in seen.blobs for model in named):
                 yield finding(self, world, gossip.round, [seen.name], "it offers a model that it does not have")
+            if newest is not None and any(seen.blobs.size(piece) is None for piece in newest.pieces):
+                yield finding(self, world, gossip.round, [seen.name], "it offers a piece that nobody can fetch")
 
 
 class BoundedSets:

@@ -131,7 +131,7 @@ WRONG = WrongBytes(ENTRY, (Contradiction(PEERS[1], b"\x05\x80", bytes(64)),))
 BLOCK = Block(HEAD, Changes((JOIN,), (LEAVE,), (HERE,), (TwoEntries(ENTRY, ENTRY), TwoHeads(HEAD, HEAD), WRONG)))
 
 OFFER = Offer(MODELS[0], Round(7), 120, 1500, MODELS[1], b"s3/8 iid 7", bytes(64))
-WORK = Work((Part(PEERS[0], OFFER, 120), Part(PEERS[1], Offer(MODELS[2], Round(6), 1, 0), 2**53)))
+WORK = Work((Part(PEERS[0], OFFER, 120), Part(PEERS[1], Offer(MODELS[2], Round(6), 1, 0), 2**53, 3)))
 
 MESSAGES: dict[str, AnyMessage] = {
     "hello": Hello(RUN, Round(9)),
@@ -163,6 +163,7 @@ MESSAGES: dict[str, AnyMessage] = {
     "ask head": AskHead(),
     "new model": NewModel(OFFER, b"model"),
     "new model by name": NewModel(OFFER),
+    "new model in pieces": NewModel(msgspec.structs.replace(OFFER, pieces=(MODELS[1], MODELS[2]))),
     "ask newest": AskNewest(),
     "newest is": NewestIs(OFFER),
     "ask work": AskWork(MODELS[0]),

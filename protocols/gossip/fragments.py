@@ -32,8 +32,9 @@ class Fragments:
         self._spans: Final = spans(manifest.model_bytes, manifest.gossip.fragments)
         self._needed = max(1, 2 * manifest.merging.byzantine)
         self._whole: Final = manifest.model_bytes
-        sizes = [self._whole, *(span.size for span in self._spans)]
-        self._exchanges = {size: parts.exchange.of_size(size) for size in sizes}
+        # One for each size, or two fetches of one blob would not know of each other.
+        of_pieces = {span.size: parts.exchange.of_size(span.size) for span in self._spans}
+        self._exchanges = {**of_pieces, self._whole: parts.exchange}
         self._offered: deque[Offer] = deque(maxlen=GENERATIONS)  # of ours, whose pieces others may be fetching
 
     @property
@@ -45,7 +46,7 @@ class Fragments:
     async def cut(self, model: Digest) -> Sequence[Cut]:
         """What an offer of it names. Raises as `Learner.cut`."""
         cuts = await self._parts.learner.cut(model) if self.on else ()
-        assert len(cuts) == self._named
+        assert len(cuts) == self._named, "learner and manifest cut differently"
         return cuts
 
     def offer(self, offer: Offer) -> None:
@@ -66,9 +67,13 @@ class Fragments:
         """Pieces in an offer."""
         return len(self._spans) if self.on else 0
 
+    def are_in(self, offer: Offer) -> bool:
+        """All of them."""
+        return len(offer.pieces) == self._named
+
     def are_named(self, maker: PeerId, offer: Offer) -> bool:
-        """All of them; or that is its offence."""
-        if len(offer.pieces) == self._named:
+        """Or that is its offence."""
+        if self.are_in(offer):
             return True
         detail = f"an offer of {len(offer.pieces)} pieces where this run's have {self._named}"
         self._parts.desk.accuse(maker, OffenceKind.UNFIT_MODEL, detail)

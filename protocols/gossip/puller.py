@@ -46,7 +46,7 @@ class Puller:
         self, parts: Parts, neighbours: Neighbours, inbox: Inbox, auditor: Auditor, fragments: Fragments
     ) -> None:
         self.looks = 0  # pulls that are over, and times that nobody was there to be asked
-        self.pulled = 0  # models brought
+        self.pulled = 0  # models brought, or pieces of them
         self.stopped = False  # nothing will be merged any more
         self.whole = False  # whole models are wanted, where others would do with a piece
         self._neighbours, self._inbox, self._auditor, self._fragments = neighbours, inbox, auditor, fragments

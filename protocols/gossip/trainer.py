@@ -100,8 +100,9 @@ class Trainer:
         self.shown: Held | None = None  # what people get: see `_show`
         self._shown = making.work  # how that came to be
         self.saved = making.work if making.known else None  # and how the checkpoint's model did
-        held = making.newest is not None and making.newest.model in parts.blobs
-        self.newest = making.newest if held else None  # what others may have of us; its blob is in the store
+        newest = making.newest
+        held = newest is not None and newest.model in parts.blobs and fragments.are_in(newest)
+        self.newest = newest if held else None  # what others may have of us; its blob is in the store
         self.over = False
         self.phase: Phase = "waiting"
         self.failure: str | None = None

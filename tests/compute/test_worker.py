@@ -9,7 +9,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,11 +27,12 @@ from gossipnode.learn.shard import Shard
 from gossipnode.memoryblobs import MemoryBlobs
 from gossipnode.store import FileBlobs
 from protocols.blobs import StoreFull
-from protocols.learner import LearnerError, Unanswerable, Unfit
+from protocols.learner import Cut, Gathered, LearnerError, Unanswerable, Unfit
 from protocols.manifest import Training
 from protocols.merging import Merging
+from protocols.pieces import spans
 from sampling.peers import Round
-from verify.digest import digest_of
+from verify.digest import Digest, digest_of
 
 HERE = Path(__file__).parent
 ONE = Round(1)
@@ -58,12 +59,14 @@ async def desk(
     grace_s: float = 30.0,
     room: int = 10**8,
     merging: Merging = MEAN,
+    fragments: int = 1,
 ) -> AsyncIterator[Desk]:
     store = FileBlobs(folder / "store", room)
     config = LearnerConfig(
         task=task,
         training=training,
         merging=merging,
+        fragments=fragments,
         store=str(folder / "store"),
         shard=Shard(count=4),
         data=data,
@@ -169,6 +172,29 @@ async def test_a_rule_that_tries_models_on_ones_own_examples_gives_what_it_gives
         merged, same = [await each.merge(models[0], [1, 1]) for each in both]
         assert merged == same
         assert merged not in models[0]
+
+
+async def test_pieces_are_cut_checked_and_merged_as_inline(tmp_path: Path) -> None:
+    swarm, blobs = InlineSwarm(LearnerConfig(task="digits", seed=3, fragments=4)), MemoryBlobs(10**8)
+    async with desk(tmp_path, "digits", fragments=4) as there:
+        merged: list[Digest] = []
+        cuts: list[Sequence[Cut]] = []
+        for learner, store in ((there.learner, there.store), (swarm.learner(Shard(count=4), blobs), blobs)):
+            own, other, third = [
+                (await learner.train(await learner.initial(), ONE, seed=seed)).model for seed in range(3)
+            ]
+            cuts.append(await learner.cut(other))
+            span = spans(19_520, 4)[1]
+            piece = await store.put((await store.get(other))[span.start : span.end])
+            assert piece == cuts[-1][1].name
+            assert await learner.check_piece(piece, 1) == cuts[-1][1].largest
+            with pytest.raises(Unfit):
+                await learner.check_piece(other, 1)
+            gathered = [Gathered((), ()), Gathered([piece, third], [1, 2, 3]), *[Gathered([third], [1, 1])] * 2]
+            merged.append(await learner.merge_pieces(own, gathered))
+            assert (await store.get(merged[-1]))[: span.start] == (await store.get(own))[: span.start]
+        assert merged[0] == merged[1]
+        assert cuts[0] == cuts[1]
 
 
 async def unfit_and_missing(there: Desk) -> None:

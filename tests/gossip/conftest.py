@@ -22,9 +22,10 @@ from gossipnode.node import Node, Run, State
 from gossipnode.recordlog import MemoryLog
 from protocols.gossip.conversation import Gossip
 from protocols.gossip.rules import Rules
-from protocols.learner import Evaluation, LearnerError, Trained, Unfit
+from protocols.learner import Cut, Evaluation, Gathered, LearnerError, Trained, Unfit
 from protocols.manifest import Audit, Manifest, run_id
 from protocols.merging import Merging
+from protocols.pieces import Span, spans
 from protocols.signatures import Signer
 from sampling.peers import PeerId, Role, Round
 from verify.digest import Digest, digest_of
@@ -54,8 +55,11 @@ class ToyLearner:
         found: float = MODEL.unpack(await self._blobs.get(model))[0]
         return found
 
+    def pack(self, value: float, stamp: int) -> bytes:
+        return MODEL.pack(value, stamp)
+
     async def initial(self, seed: int | None = None) -> Digest:
-        return await self._blobs.put(MODEL.pack(0.0 if seed is None else seed % 100, 0))
+        return await self._blobs.put(self.pack(0.0 if seed is None else seed % 100, 0))
 
     async def train(self, parent: Digest, round: Round, *, seed: int) -> Trained:
         value = await self.value(parent)
@@ -77,7 +81,7 @@ class ToyLearner:
 
     async def _put(self, value: float) -> Digest:
         self._stamp += 1
-        return await self._blobs.put(MODEL.pack(value, 1000 * self._stamp + self._index))
+        return await self._blobs.put(self.pack(value, 1000 * self._stamp + self._index))
 
     async def merge(self, models: Sequence[Digest], weights: Sequence[int], parent: Digest | None = None) -> Digest:
         values = [await self.value(model) for model in models]
@@ -95,6 +99,59 @@ class ToyLearner:
     async def evaluate(self, model: Digest) -> Evaluation:
         await trio.lowlevel.checkpoint()
         return Evaluation(model, 0.1, 0.9, 10)
+
+
+class WideLearner(ToyLearner):
+    """A model is that number many times over, and the stamp in its last place: so that it can be cut."""
+
+    VALUES = 512
+    FRAGMENTS = 4
+    BYTES = 8 * VALUES
+
+    def __init__(self, blobs: MemoryBlobs, index: int) -> None:
+        super().__init__(blobs, index)
+        self.gathered: list[list[int]] = []  # of each merge, how many others there were of each piece
+
+    def pack(self, value: float, stamp: int) -> bytes:
+        return struct.pack(f"<{self.VALUES - 1}dq", *[value] * (self.VALUES - 1), stamp)
+
+    async def value(self, model: Digest) -> float:
+        return float(self._numbers(await self._blobs.get(model)).mean())
+
+    def _numbers(self, blob: bytes) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """Without what is, or may be, the stamp."""
+        return np.frombuffer(blob[:-8], dtype="<f8")
+
+    async def cut(self, model: Digest) -> Sequence[Cut]:
+        blob = await self._blobs.get(model)
+        pieces = [blob[span.start : span.end] for span in spans(len(blob), self.FRAGMENTS)]
+        return [Cut(digest_of(piece), float(np.abs(self._numbers(piece)).max())) for piece in pieces]
+
+    async def check_piece(self, piece: Digest, index: int) -> float:
+        return await self._checked(piece)
+
+    async def check(self, model: Digest) -> float:
+        return await self._checked(model)
+
+    async def _checked(self, blob: Digest) -> float:
+        numbers = self._numbers(await self._blobs.get(blob))
+        if not np.isfinite(numbers).all():
+            raise Unfit("not finite")
+        return float(np.abs(numbers).max())
+
+    async def merge_pieces(self, own: Digest, gathered: Sequence[Gathered]) -> Digest:
+        self.gathered.append([len(each.others) for each in gathered])
+        blob = bytearray(await self._blobs.get(own))
+        for span, each in zip(spans(len(blob), self.FRAGMENTS), gathered, strict=True):
+            rows = [bytes(blob[span.start : span.end - 8]), *[await self._part(name, span) for name in each.others]]
+            if each.others:
+                numbers = np.average([np.frombuffer(row, dtype="<f8") for row in rows], axis=0, weights=each.weights)
+                blob[span.start : span.end - 8] = numbers.tobytes()
+        return await self._blobs.put(bytes(blob))
+
+    async def _part(self, name: Digest, span: Span) -> bytes:
+        blob = await self._blobs.get(name)
+        return blob[span.start : span.end - 8] if len(blob) == self.BYTES else blob[:-8]
 
 
 @dataclass
@@ -126,14 +183,16 @@ class Swarm:
     def __init__(self, network: SimulatedNetwork, nursery: trio.Nursery, tables: dict[str, Any]) -> None:
         self.network, self._nursery = network, nursery
         self.shard = tables.pop("shard", "0/8 iid 0")  # "": all have data of their own
+        self._kind = WideLearner if tables.pop("wide", False) else ToyLearner
+        first = self._kind(MemoryBlobs(0), 0).pack(0.0, 0)
         self.members: list[Member] = []
         self.liars: set[PeerId] = set()
         self.checks = Checks(gossip_checkers(progress_s=120.0))
         rules = {"every_s": 0.5, "pull_bytes_s": 1000.0, **tables.pop("gossip", {})}
         settings: dict[str, Any] = {
             "rounds": 10,
-            "model_bytes": MODEL.size,
-            "theta0": digest_of(MODEL.pack(0.0, 0)).hex(),
+            "model_bytes": len(first),
+            "theta0": digest_of(first).hex(),
             "author": signer_of(0).peer,
             "merging": Merging(rule="mean"),
             "audit": Audit(fraction=0.0),
@@ -166,8 +225,8 @@ class Swarm:
         slowdown: float = 1.0,
         **settings: object,
     ) -> Member:
-        blobs = blobs or MemoryBlobs(64 * MODEL.size)
-        learner = ToyLearner(blobs, index)
+        blobs = blobs or MemoryBlobs(64 * self.manifest.model_bytes)
+        learner = self._kind(blobs, index)
         for name, value in settings.items():
             setattr(learner, name, value)
         member: Member = await self._nursery.start(self._live, index, state, learner, blobs, roles, slowdown)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ import pytest
 from gossipnode.blobfiles import write_blob
 from gossipnode.memoryblobs import MemoryBlobs, _shelf
 from gossipnode.store import FileBlobs
-from protocols.blobs import StoreFull
+from protocols.blobs import Slice, StoreFull
 from verify.digest import digest_of
 
 if TYPE_CHECKING:
@@ -256,3 +257,41 @@ async def test_blobs_in_memory_are_kept_once_for_all_nodes() -> None:
     del one, other
     gc.collect()
     assert digest not in _shelf
+
+
+async def test_a_slice_is_served_out_of_the_whole_while_that_is_held(open_store: Open) -> None:
+    store = open_store(30)
+    whole = await store.put(b"0123456789")
+    name = digest_of(b"34567")
+    store.slice({name: Slice(whole, 3, 5)})
+    await store.prove(name)
+    assert store.size(name) == 5
+    assert [store.read(name, 0, 3), store.read(name, 3, 9), store.read(name, 5, 1)] == [b"345", b"67", b""]
+    assert name not in store  # whoever wants it for itself fetches it
+    assert len(store) == 1
+    for letter in "abc":
+        await store.put(blob(letter))
+    assert whole not in store
+    assert store.size(name) is None
+    assert store.read(name, 0, 3) == b""
+
+
+async def test_the_slices_replace_the_former_ones(open_store: Open) -> None:
+    store = open_store(30)
+    whole = await store.put(b"0123456789")
+    first, second = digest_of(b"01"), digest_of(b"23")
+    store.slice({first: Slice(whole, 0, 2)})
+    store.slice({second: Slice(whole, 2, 2)})
+    assert (store.size(first), store.size(second)) == (None, 2)
+
+
+async def test_a_slice_of_what_rotted_on_the_disk_is_not_served(tmp_path: Path) -> None:
+    with contextlib.closing(FileBlobs(tmp_path, 100)) as store:
+        whole = await store.put(b"0123456789")
+        path = store.path(whole)
+    path.write_bytes(b"0123x56789")
+    with contextlib.closing(FileBlobs(tmp_path, 100)) as store:
+        name = digest_of(b"34567")
+        store.slice({name: Slice(whole, 3, 5)})
+        await store.prove(name)
+        assert store.size(name) is None
