@@ -1,7 +1,7 @@
 """Rules that merge adapters over a frozen backbone, where all nodes train at one rank and where they do not.
 
-Ten nodes train what is in `bench.adapted`: in rounds of five trainers, and in gossip. Prints a Markdown table; a cell is
-the mean over nodes and seeds, then the worst seed.
+Ten nodes train what is in `bench.adapted`: in rounds of five trainers, and in gossip. Prints a Markdown table; a cell
+is the mean over nodes and seeds, then the worst seed.
 """
 
 from __future__ import annotations
