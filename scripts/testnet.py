@@ -222,6 +222,11 @@ def run(options: Options, keep: Path | None, timeout_s: float, central: bool, co
         return report_of(statuses, duration_s(swarm.living), reference, hostile)
 
 
+def end_on_signals() -> None:
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, stopped)
+
+
 @click.command(context_settings={"show_default": True})
 @click.option("--nodes", default=8, type=click.IntRange(1, 64), help="processes to start")
 @click.option("--rounds", type=click.IntRange(1), help="rounds to train, with modest  [default: 30]")
@@ -273,9 +278,7 @@ def main(
 ) -> None:
     """Run a swarm of real nodes on this machine and report on it."""
     console = Console()
-    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
-        signal.signal(number, stopped)
-    sampled = min(trainers, nodes)
+    end_on_signals()
     length = length_of(protocol, rounds, steps, minutes)
     try:
         events = option_events(kill, join, restart)
@@ -287,8 +290,8 @@ def main(
             protocol=protocol,
             task=task,
             seed=seed,
-            trainers=sampled,
-            aggregators=min(aggregators, sampled),
+            trainers=min(trainers, nodes),
+            aggregators=min(aggregators, trainers, nodes),
             partition=partition,
             encoding=encoding,
             set=settings,

@@ -46,12 +46,14 @@ class Flat:
         """The part of the vector that has a gradient, (G,)."""
         return self.vector[: len(self.gradient)]
 
-    def of_rank(self, rank: int) -> Tensor:
-        """1 where a node that trains `rank` components of each adapter trains, else 0, (G,): it trains the first."""
+    def of_rank(self, rank: int, seed: int) -> Tensor:
+        """1 where a node that trains `rank` components of each adapter trains, else 0, (G,). Which, the seed draws, so
+        that in time every node trains all of them, as those of FedRolex do (Alam et al., 2022, arXiv 2212.01548)."""
         mask = np.ones(len(self.gradient), dtype=np.float32)
+        draw = np.random.RandomState([seed % 2**32, seed >> 32])  # whose streams are frozen for good
         for pair in self.adapters:
-            part = pair.adapter(mask)
-            part.a[rank:], part.b[:, rank:] = 0.0, 0.0
+            part, frozen = pair.adapter(mask), draw.permutation(pair.rank)[rank:]
+            part.a[frozen], part.b[:, frozen] = 0.0, 0.0
         return torch.from_numpy(mask).to(self.vector.device)
 
     def load(self, vector: Vector) -> None:

@@ -34,7 +34,7 @@ class Steps:
 def train(flat: Flat, task: Task, data: Data, training: Training, *, seed: int, stop: Callable[[], bool]) -> Steps:
     """Change the flat model in place. Raises Stopped, and whatever the task raises."""
     torch.manual_seed(seed)
-    mask = flat.of_rank(data.rank) if data.rank else None
+    mask = flat.of_rank(data.rank, seed) if data.rank else None
     return descend(flat, task, data.pool, batches(data.rows, training, seed), training, stop=stop, mask=mask)
 
 

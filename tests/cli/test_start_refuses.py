@@ -71,10 +71,7 @@ NEW = ("--task", "digits")
         ((*NEW, *LOOPBACK, "--privacy-clip", "1"), "--privacy-clip, --privacy-noise: give both or neither"),
         ((*NEW, *LOOPBACK, "--privacy-clip", "1", "--privacy-noise", "1"), "only one-byte runs (--protocol onebyte)"),
         ((*NEW, *LOOPBACK, "--rank", "2"), "--rank 2: task 'digits' has no adapters; leave it out"),
-        (
-            (*NEW, *LOOPBACK, "--set", "merging.rule=flora"),
-            "merging.rule: flora needs a task with adapters, and 'digits'",
-        ),
+        ((*NEW, *LOOPBACK, "--set", "merging.rule=flora"), "merging.rule: flora needs a task with adapters, and"),
         ((*NEW, "--set", "theta0=0"), "theta0 is found out by the node that begins the run"),
         ((*NEW, "--roles", "observer", "--roles", "trainer"), "--roles: an observer only follows"),
     ],

@@ -239,16 +239,23 @@ def low(monkeypatch: pytest.MonkeyPatch) -> Engine:
     return Engine(LearnerConfig(task="low", training=training, merging=FLORA))
 
 
-def test_a_node_of_a_smaller_rank_trains_the_first_components_alone(low: Engine) -> None:
-    before = low.initial()
-    before = low.train(before, low.data(Shard()), seed=1).blob  # so that B is not zero
-    after = low.train(before, low.data(Shard(rank=2)), seed=2).blob
+def changed(low: Engine, before: bytes, after: bytes) -> set[int]:
+    """The components that were trained: of both factors, or of none."""
     [pair] = low.flat.adapters
     was, now = (pair.adapter(decode(blob, low.template)) for blob in (before, after))
-    assert (was.a[:2] != now.a[:2]).all()
-    assert (was.b[:, :2] != now.b[:, :2]).all()
-    assert (was.a[2] == now.a[2]).all()
-    assert (was.b[:, 2] == now.b[:, 2]).all()
+    found = set(np.flatnonzero((was.a != now.a).all(axis=1)))
+    assert found == set(np.flatnonzero((was.b != now.b).all(axis=0)))
+    kept = [index for index in range(R) if index not in found]
+    assert (was.a[kept] == now.a[kept]).all()
+    assert (was.b[:, kept] == now.b[:, kept]).all()
+    return found
+
+
+def test_a_node_of_a_smaller_rank_trains_so_many_components_alone(low: Engine) -> None:
+    before = low.train(low.initial(), low.data(Shard()), seed=1).blob  # so that B is not zero
+    trained = [changed(low, before, low.train(before, low.data(Shard(rank=2)), seed=seed).blob) for seed in range(8)]
+    assert {len(each) for each in trained} == {2}
+    assert set.union(*trained) == set(range(R)), "others with other seeds"
     whole = low.train(before, low.data(Shard(rank=R)), seed=2).blob
     assert whole == low.train(before, low.data(Shard()), seed=2).blob
 

@@ -29,14 +29,15 @@ def reflect(v: Doubles, x: Doubles, row: int, column: int) -> None:
         length += v[i] * v[i]
     if length == 0.0:
         return
-    along = np.zeros(x.shape[1])
+    along = np.zeros(x.shape[1] - column)
     for i in range(row, len(v)):
-        for j in range(column, x.shape[1]):
-            along[j] += v[i] * x[i, j]
+        values, factor = x[i, column:], v[i]
+        for j in range(len(along)):
+            along[j] += factor * values[j]
     for i in range(row, len(v)):
-        factor = 2.0 * v[i] / length
-        for j in range(column, x.shape[1]):
-            x[i, j] -= factor * along[j]
+        values, factor = x[i, column:], 2.0 * v[i] / length
+        for j in range(len(along)):
+            values[j] -= factor * along[j]
 
 
 @jit
@@ -62,10 +63,10 @@ def qr(matrix: Doubles) -> tuple[Doubles, Doubles]:
 
 
 @jit
-def turn(rows: Doubles, i: int, j: int, c: float, s: float) -> None:
-    for k in range(rows.shape[1]):
-        x, y = rows[i, k], rows[j, k]
-        rows[i, k], rows[j, k] = c * x - s * y, s * x + c * y
+def turn(first: Doubles, second: Doubles, c: float, s: float) -> None:
+    for k in range(len(first)):
+        x, y = first[k], second[k]
+        first[k], second[k] = c * x - s * y, s * x + c * y
 
 
 @jit
@@ -81,19 +82,19 @@ def orthogonalised(matrix: Doubles) -> tuple[Doubles, Doubles]:
         still = True
         for i in range(p):
             for j in range(i + 1, p):
-                a, b, ab = 0.0, 0.0, 0.0
+                first, second, a, b, ab = rows[i], rows[j], 0.0, 0.0, 0.0
                 for k in range(q):
-                    a += rows[i, k] * rows[i, k]
-                    b += rows[j, k] * rows[j, k]
-                    ab += rows[i, k] * rows[j, k]
+                    a += first[k] * first[k]
+                    b += second[k] * second[k]
+                    ab += first[k] * second[k]
                 if min(a, b) <= NOTHING * whole or abs(ab) <= ORTHOGONAL * np.sqrt(a * b):
                     continue
                 still = False
                 zeta = (b - a) / (2.0 * ab)
                 t = (1.0 if zeta >= 0.0 else -1.0) / (abs(zeta) + np.sqrt(zeta * zeta + 1.0))
                 c = 1.0 / np.sqrt(t * t + 1.0)
-                turn(rows, i, j, c, c * t)
-                turn(turned, i, j, c, c * t)
+                turn(first, second, c, c * t)
+                turn(turned[i], turned[j], c, c * t)
         if still:
             break
     return rows, turned
