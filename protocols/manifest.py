@@ -50,6 +50,15 @@ class Training(Section, frozen=True, kw_only=True):
     batch: Annotated[int, Meta(ge=1, le=65_536, description="examples a step")] = 20
     epochs: Annotated[int, Meta(ge=0, le=1000, description="passes over the shard a round; 0: use `steps`")] = 1
     steps: Annotated[int, Meta(ge=0, le=1_000_000, description="batches a round, when epochs = 0")] = 0
+    logit_adjustment: Annotated[
+        float,
+        Meta(
+            ge=0.0,
+            le=4.0,
+            description="tau: while training, scores are raised by tau log(share) of their class in "
+            "the shard (smoothed by one half), for uneven labels; 0: not",
+        ),
+    ] = 0.0
 
 
 class Modest(Section, frozen=True, kw_only=True):

@@ -20,6 +20,7 @@ from gossipnode.learn import sgd
 from gossipnode.learn.encoding import Template, Vector, decode, encode
 from gossipnode.learn.engine import REMEDY, never
 from gossipnode.learn.flat import Flat
+from gossipnode.learn.skew import adjusted
 from gossipnode.learn.task import Batch, Task
 from protocols.learner import Unfit
 from protocols.manifest import Training
@@ -64,10 +65,12 @@ class Trainings:
         flat, training = self._flat(device, double), training or self.training
         flat.load(work.parent)
         torch.manual_seed(work.seed)
-        batches = list(sgd.batches(work.rows if rows is None else rows, training, work.seed))
+        rows = work.rows if rows is None else rows
+        batches = list(sgd.batches(rows, training, work.seed))
         batches = [batch.to(device) for batch in (cut(batches) if cut else batches)]
         moved = tuple(tensor.to(device) for tensor in pool or self.pool)
-        sgd.descend(flat, self.task, moved, batches, training, stop=never)
+        with adjusted(flat.model, self.task, moved, rows.to(device), training.logit_adjustment):
+            sgd.descend(flat, self.task, moved, batches, training, stop=never)
         try:
             return decode(encode(flat.read().astype(np.float32), self.template), self.template)
         except ValueError as error:

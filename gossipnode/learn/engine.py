@@ -32,7 +32,7 @@ from gossipnode.learn.questions import read_question
 from gossipnode.learn.rules import Rules
 from gossipnode.learn.shard import Shard, shard_named
 from gossipnode.learn.spsa import Probed, Spsa
-from gossipnode.learn.task import Batch, Data, TaskError, load_task
+from gossipnode.learn.task import Batch, Data, TaskError, classes_of, load_task
 from protocols.learner import LearnerError, Unfit
 from protocols.merging import OWN
 from verify.lsh import Signature
@@ -71,6 +71,11 @@ class Engine:
         self.flat = self._build()
         self.template = Template(self.flat.layout, config.encoding)
         self._layer = OutputLayer.of(self.template)
+        if config.training.logit_adjustment and classes_of(self.task) == 0:
+            raise TaskError(
+                f"training.logit_adjustment: task {config.task!r} names no classes(), which it must for this; set it"
+                " to 0"
+            )
         if config.merging.rule in OWN and self._layer is None:
             raise TaskError(
                 f"merging.rule: {config.merging.rule} needs a task that trains nothing but its output layer, which"

@@ -105,6 +105,9 @@ class Images(Task):
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         return nn.functional.cross_entropy(model(self._scaled(batch[0])), batch[1])
 
+    def classes(self) -> int:
+        return CLASSES
+
     def metrics(self, model: nn.Module, test: Batch) -> dict[str, float]:
         return super().metrics(model, (self._scaled(test[0]), test[1]))
 

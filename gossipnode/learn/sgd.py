@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from gossipnode.learn.flat import Flat
+from gossipnode.learn.skew import adjusted
 from gossipnode.learn.task import Batch, Data, Task
 from protocols.learner import LearnerError
 from protocols.manifest import Training
@@ -35,7 +36,8 @@ def train(flat: Flat, task: Task, data: Data, training: Training, *, seed: int, 
     """Change the flat model in place. Raises Stopped, and whatever the task raises."""
     torch.manual_seed(seed)
     mask = flat.of_rank(data.rank, seed) if data.rank else None
-    return descend(flat, task, data.pool, batches(data.rows, training, seed), training, stop=stop, mask=mask)
+    with adjusted(flat.model, task, data.pool, data.rows, training.logit_adjustment):
+        return descend(flat, task, data.pool, batches(data.rows, training, seed), training, stop=stop, mask=mask)
 
 
 def descend(

@@ -58,6 +58,11 @@ class Task(Protocol):
         named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
         return {name: tensor for name, tensor in named.items() if tensor.is_floating_point()}
 
+    def classes(self) -> int:
+        """How many there are, if `loss` is the cross entropy of what the model gives, (B, classes), and the labels in
+        the batch's last tensor. 0: it is something else, and training.logit_adjustment cannot be had."""
+        return 0
+
     def metrics(self, model: nn.Module, test: Batch) -> dict[str, float]:
         """`loss` and `accuracy` (or, under that name, the task's main metric), and whatever else is worth a line."""
         right, loss = 0, 0.0
@@ -104,6 +109,12 @@ def _as_task(spec: str, found: object) -> Task:
     if missing := [name for name in METHODS if not callable(getattr(found, name, None))]:
         raise TaskError(f"task {spec!r} lacks {', '.join(missing)}: inherit from gossipnode.learn.task.Task")
     return cast("Task", found)
+
+
+def classes_of(task: Task) -> int:
+    """0 for a task that says nothing of it."""
+    said = getattr(task, "classes", None)
+    return int(said()) if callable(said) else 0
 
 
 def rows_of(shard: Shard, labels: Tensor) -> Tensor:

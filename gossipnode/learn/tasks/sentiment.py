@@ -94,6 +94,9 @@ class Sentiment(Task):
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         return nn.functional.cross_entropy(model(*batch[:-1]), batch[-1])
 
+    def classes(self) -> int:
+        return CLASSES
+
     @torch.no_grad()
     def metrics(self, model: nn.Module, test: Batch) -> dict[str, float]:
         pieces = [model(*piece) for piece in zip(*(torch.split(t, EVALUATION_ROWS) for t in test[:-1]), strict=True)]
