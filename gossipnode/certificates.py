@@ -19,11 +19,11 @@ from gossipnode.files import write_whole
 from gossipnode.home import Home
 from gossipnode.toml import load_manifest
 from protocols.amendments import SignedManifest, open_signed, present
-from protocols.claiming import shard_of, twice_holds
+from protocols.claiming import culprit, proof_holds, shard_of
 from protocols.evidence import Case, Evidence, ill_drawn, ill_voted, opened
 from protocols.limits import MIB
 from protocols.manifest import BadManifest, Manifest, chain_rules
-from protocols.messages import Certificate, Twice
+from protocols.messages import Broken, Certificate, Proof, Twice
 from protocols.ownclaims import Convicted, Docket
 from sampling.peers import PeerId
 from verify.claims import Vote
@@ -43,7 +43,7 @@ class Filed(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
     manifest: bytes
     candidates: tuple[PeerId, ...]
     certificate: Certificate | None = None
-    twice: Twice | None = None
+    proof: Proof | None = None
     convicted: Convicted | None = None
 
 
@@ -55,10 +55,9 @@ def write_certificates(folder: Path, signed: SignedManifest, docket: Docket) -> 
         assert case is not None, "what is on the docket was opened before"
         name = f"{case.round}-{short(case.claim)}"
         _write(folder / f"{name}.cert", Filed(VERSION, manifest, docket.candidates, certificate=each))
-    for twice in docket.twice:
-        name = f"{twice.round}-{twice.first.trainer[-8:]}-twice"
-        _write(folder / f"{name}.cert", Filed(VERSION, manifest, (), twice=twice))
-
+    for proof in docket.proofs:
+        name = f"{proof.round}-{culprit(proof)[-8:]}-{'twice' if isinstance(proof, Twice) else 'broken'}"
+        _write(folder / f"{name}.cert", Filed(VERSION, manifest, (), proof=proof))
     for convicted in docket.convicted:
         _write(folder / f"{file_name(convicted)}.cert", Filed(VERSION, manifest, (), convicted=convicted))
 
@@ -134,8 +133,8 @@ def check_certificate(filed: Filed, run: bytes | None = None) -> tuple[Checked, 
     found.say(f"run   {signed.run.hex()[:12]} ({manifest.name}), signed by {manifest.author}")
     if run is not None and not found.require(run == signed.run, "of the run of this home", "of another run"):
         return found, None, manifest
-    if filed.twice is not None:
-        _check_twice(found, filed.twice, signed.run)
+    if filed.proof is not None:
+        _check_proof(found, filed.proof, signed.run)
         return found, None, manifest
     if filed.convicted is not None:
         check_convicted(found, filed.convicted, signed.run, chain_rules(manifest))
@@ -146,10 +145,21 @@ def check_certificate(filed: Filed, run: bytes | None = None) -> tuple[Checked, 
     return found, _check_case(found, filed, filed.certificate, signed.run, manifest), manifest
 
 
-def _check_twice(found: Checked, twice: Twice, run: bytes) -> None:
-    found.say(f"two claims of {twice.first.trainer} on one piece of work of round {twice.round}")
-    good = f"both are signed, and name {short(twice.first.model)} and {short(twice.second.model)}"
-    found.require(twice_holds(twice, run), good, "they are not two signed claims of one trainer on the same work")
+def _check_proof(found: Checked, proof: Proof, run: bytes) -> None:
+    if isinstance(proof, Twice):
+        found.say(f"two claims of {culprit(proof)} on one piece of work of round {proof.round}")
+        good = f"both are signed, and name {short(proof.first.model)} and {short(proof.second.model)}"
+        bad = "they are not two signed claims of one trainer on the same work"
+    else:
+        found.say(f"commitment and vote of {culprit(proof)}, an auditor of claim {short(proof.vote.claim)}")
+        good, bad = _broken(proof), "they are not both signed by it, or the vote is what it had committed to"
+    if found.require(proof_holds(proof, run), good, bad):
+        found.say(f"ok    verdict: {culprit(proof)} is expelled")
+
+
+def _broken(broken: Broken) -> str:
+    bound, voted = short(broken.commitment), short(broken.vote.commitment)
+    return f"both are signed; it had committed to {bound}, and voted on {voted}"
 
 
 def _check_case(found: Checked, filed: Filed, certificate: Certificate, run: bytes, manifest: Manifest) -> Case | None:

@@ -30,11 +30,11 @@ from protocols.messages import (
     HeadIs,
     Input,
     Late,
+    Proof,
     Proposal,
     Refused,
     Settled,
     TrainedModel,
-    Twice,
     Unable,
 )
 from protocols.transport import TransportError
@@ -48,7 +48,7 @@ from verify.standing import OffenceKind
 log = logging.getLogger(__name__)
 
 RECOMPUTE_S = 10.0  # for another aggregator to fetch what it lacks of a round's models, and to merge them
-Caught = Callable[[Twice], Awaitable[None]]
+Caught = Callable[[Proof], Awaitable[None]]
 OPEN_COLLECTIONS = 4  # rounds gathered at once; honest swarms need two, a forked one three
 
 
@@ -126,6 +126,8 @@ class Aggregator:
             return "this run is for data that others can make again (audit.policy = replay)"
         if audit.policy == "probe" and shard_of(offer.data) is not None:
             return "in this run nobody says what others could train on too (audit.policy = probe)"
+        if shard_of(offer.data) is not None and offer.samples > audit.examples:
+            return f"{offer.samples} examples are more than an auditor has to train on (audit.examples)"
         claim = Claim(sender, offer.round, offer.parent, offer.data, offer.model, offer.samples)
         if not claim_holds(claim, offer.signature, run):
             self._parts.desk.accuse(sender, OffenceKind.BAD_SIGNATURE, f"its claim of round {offer.round}")

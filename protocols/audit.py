@@ -27,20 +27,22 @@ from protocols.messages import (
     Ack,
     AnyMessage,
     AskEvidence,
+    Broken,
     Certificate,
     Committed,
     EvidenceIs,
+    Proof,
     Refused,
-    Twice,
     Voted,
 )
+from protocols.ownclaims import OwnClaims
 from protocols.signatures import verify
 from protocols.training import AuditFigures, AuditVerdict
 from protocols.transport import TransportError
 from protocols.withheld import Withheld
 from sampling.patience import Patience
 from sampling.peers import PeerId, Role
-from verify.claims import COMMITTED, Vote
+from verify.claims import COMMITTED, UNBOUND, Vote, bound
 from verify.digest import Digest, short
 from verify.standing import OffenceKind
 from verify.tally import DECIDED, Stage, wanted
@@ -82,20 +84,22 @@ class Work:
 
 
 class Auditor:
-    def __init__(self, parts: Parts, head: Head, withheld: Withheld, busy: Busy, judged: Judged) -> None:
+    def __init__(
+        self, parts: Parts, head: Head, withheld: Withheld, claims: OwnClaims, busy: Busy, judged: Judged
+    ) -> None:
         """`busy`: training goes first. `judged` is told whenever the evidence amounts to something else."""
         self._parts, self._head, self._withheld, self._busy, self._judged = parts, head, withheld, busy, judged
         run, timing = parts.membership.run_id, parts.manifest.timing
         self.evidence = Evidence(run, parts.manifest.audit, self.candidates)
         self.judgement = Judgement()
         self.audited = self.doubted = self.unable = 0
-        self._auditing = Auditing(parts, head)
+        self._auditing = Auditing(parts, head, claims)
         self._patience = Patience(timing.round_floor_s, timing.round_ceiling_s, FIRST_AUDIT_S)
         self._one = trio.Lock()  # audit at a time
         self._attended: set[Digest] = set()  # cases with a task of ours
         self._drawn: set[Place] = set()  # aggregates by which those before them were drawn
         self._vouchers: dict[Digest, set[PeerId]] = {}
-        self._commitments: dict[tuple[Digest, PeerId], Digest] = {}
+        self._commitments: dict[tuple[Digest, PeerId], Committed] = {}
         self._struck: set[tuple[PeerId, Digest]] = set()  # auditors, for which contradicted votes
 
     @property
@@ -257,13 +261,15 @@ class Auditor:
         if case is None or sender not in self.evidence.bench(case):
             return Refused("not a claim that you audit, as far as I know")
         run = self._parts.membership.run_id
-        if not verify(sender, COMMITTED, run, message.claim + message.commitment, message.signature):
+        if not verify(sender, COMMITTED, run, bound(case.round, case.claim, message.commitment), message.signature):
             self._parts.desk.accuse(sender, OffenceKind.BAD_SIGNATURE, "a commitment that it did not sign")
             return Refused("signature does not hold")
-        bound = self._commitments.setdefault((case.claim, sender), message.commitment)
+        if message.commitment == UNBOUND and case.made is not None:
+            return Refused("do the work first, and commit to what it gives")
+        before = self._commitments.setdefault((case.claim, sender), message)
         while len(self._commitments) > COMMITMENTS:
             del self._commitments[next(iter(self._commitments))]
-        if bound != message.commitment and case.made is not None:
+        if before.commitment != message.commitment:
             return Refused("you have committed to another result")
         self._withheld.grant(sender, case.needed())
         return Ack()
@@ -276,13 +282,15 @@ class Auditor:
         doubt = self.evidence.vote(case, vote)
         if doubt is not None:
             return self._blame(origin, doubt)
-        bound = self._commitments.get((case.claim, vote.auditor))
-        if bound is not None and bound != vote.commitment and case.made is not None:
-            self._parts.desk.accuse(
-                vote.auditor, OffenceKind.FALSE_VOTE, "it votes on another result than it committed to"
-            )
         self._voted(case)
+        await self._compare(case, vote)
         return None
+
+    async def _compare(self, case: Case, vote: Vote) -> None:
+        """With what its auditor had committed to, here."""
+        made = self._commitments.get((case.claim, vote.auditor))
+        if made is not None and made.commitment not in (UNBOUND, vote.commitment):
+            await self.prove(Broken(case.round, made.commitment, made.signature, vote))
 
     async def _on_evidence(self, origin: PeerId, message: EvidenceIs) -> None:
         await trio.lowlevel.checkpoint()
@@ -290,14 +298,14 @@ class Auditor:
 
     async def _on_ask_evidence(self, sender: PeerId, question: AskEvidence) -> AnyMessage:
         lacking, size = self.evidence.lacking(question.have), 0
-        told: list[Certificate | Twice] = []
+        told: list[Certificate | Proof] = []
         for each in lacking[: limits.EVIDENCE]:
             size += len(msgspec.msgpack.encode(each))
             if size > limits.EVIDENCE_BYTES:
                 break
             told.append(each)
         certificates = tuple(each for each in told if isinstance(each, Certificate))
-        return EvidenceIs(certificates, tuple(each for each in told if isinstance(each, Twice)))
+        return EvidenceIs(certificates, tuple(each for each in told if not isinstance(each, Certificate)))
 
     def _blame(self, sender: PeerId, doubt: Doubt) -> None:
         """Who passes on what does not hold should have checked; what we cannot check may be true."""
@@ -339,8 +347,8 @@ class Auditor:
 
     def _doubts(self, sender: PeerId, message: EvidenceIs) -> Iterator[Doubt]:
         """Of each thing that it tells, as it is added to what we hold."""
-        for twice in message.twice:
-            yield self.evidence.equivocated(twice)
+        for proof in message.proofs:
+            yield self.evidence.prove(proof)
         for certificate in message.certificates:
             if self._history(sender, certificate):
                 yield self.evidence.certify(certificate)
@@ -359,11 +367,11 @@ class Auditor:
             del self._vouchers[next(iter(self._vouchers))]
         return len(vouchers) >= min(VOUCHERS, len(self._parts.membership.partners()))
 
-    async def equivocated(self, twice: Twice) -> None:
-        """A trainer has handed us two claims of one piece of work."""
-        if self.evidence.equivocated(twice) is None:
+    async def prove(self, proof: Proof) -> None:
+        """Somebody has signed to us what excludes each other."""
+        if self.evidence.prove(proof) is None:
             self.judge()
-            await self._parts.desk.tell(self._parts.membership.topic, EvidenceIs((), (twice,)))
+            await self._parts.desk.tell(self._parts.membership.topic, EvidenceIs((), (proof,)))
 
     # -- what follows -------------------------------------------------------------------------------------------------
 

@@ -23,9 +23,10 @@ from protocols.exchange import NotFetched
 from protocols.head import Head, Parts
 from protocols.learner import LearnerError, Unfit
 from protocols.messages import Ack, Committed, Input
+from protocols.ownclaims import OwnClaims
 from protocols.transport import TransportError
 from sampling.peers import PeerId
-from verify.claims import COMMITTED, NONCE_BYTES, Vote, commitment, training_seed
+from verify.claims import COMMITTED, NONCE_BYTES, UNBOUND, Vote, bound, commitment, training_seed
 from verify.digest import Digest, digest_of
 from verify.lsh import Signature
 from verify.standing import OffenceKind
@@ -41,8 +42,8 @@ class CannotAudit(Exception):
 
 
 class Auditing:
-    def __init__(self, parts: Parts, head: Head) -> None:
-        self._parts, self._head = parts, head
+    def __init__(self, parts: Parts, head: Head, claims: OwnClaims) -> None:
+        self._parts, self._head, self._claims = parts, head, claims
 
     async def audit(self, case: Case) -> Vote:
         """Our vote. Raises CannotAudit."""
@@ -50,7 +51,9 @@ class Auditing:
         try:
             if case.made is None:
                 return await self._recomputed(case)
-            return await self._compared(case, case.made)
+            vote = await self._compared(case, case.made)
+            self._claims.vote(case.claim, vote.commitment)
+            return vote
         except (NotFetched, StoreFull, LearnerError, Unfit) as error:
             raise CannotAudit(str(error)) from error
         finally:
@@ -88,16 +91,16 @@ class Auditing:
         return (await self._parts.learner.train(parent, case.round, seed=seed)).model
 
     async def _again(self, case: Case, made: Input, parent: Digest) -> Digest | None:
-        """The model that its work gives. None: nobody can do that work, or it gives another number of examples."""
+        """The model that its work gives. None: nobody can do that work."""
         run, shard = self._parts.membership.run_id, shard_of(made.data)
         assert shard is not None
         seed = training_seed(run, case.round, parent, made.trainer)
         try:
-            trained = await self._parts.learner.replay(parent, case.round, seed=seed, shard=shard)
+            learner, samples = self._parts.learner, made.samples
+            return (await learner.replay(parent, case.round, seed=seed, shard=shard, samples=samples)).model
         except Unfit as error:
             log.info("%s claims what cannot be done: %s", made.trainer, error)
             return None
-        return trained.model if trained.samples == made.samples else None
 
     async def _have_parent(self, case: Case) -> None:
         parent = self._head.remembered(Digest(case.aggregate.parent))
@@ -125,11 +128,13 @@ class Auditing:
     # -- the claimed bytes --------------------------------------------------------------------------------------------
 
     async def _claimed_bytes(self, case: Case, inputs: Sequence[Input], own: bytes, nonce: bytes) -> None:
-        """Commit to those who hold them, then fetch. Raises NotFetched, StoreFull."""
-        bound = commitment(self._parts.desk.me, case.claim, own, nonce)
+        """Commit to those who hold them, then fetch. Raises NotFetched, StoreFull, LearnerError."""
+        result = commitment(self._parts.desk.me, case.claim, own, nonce) if own else UNBOUND
+        if own:
+            await self._claims.commit(case.claim, result)
         run, others = self._parts.membership.run_id, [*case.seen_by(), *case.aggregate.aggregators]
-        signature = self._parts.signer.sign(COMMITTED, run, case.claim + bound)
-        message = Committed(case.round, case.claim, bound, signature)
+        signature = self._parts.signer.sign(COMMITTED, run, bound(case.round, case.claim, result))
+        message = Committed(case.round, case.claim, result, signature)
         lacking = [each for each in inputs if each.model not in self._parts.blobs]
         async with trio.open_nursery() as nursery:
             for peer in dict.fromkeys([*(each.trainer for each in lacking), *(others if lacking else ())]):

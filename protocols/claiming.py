@@ -11,10 +11,23 @@ from functools import lru_cache
 
 import msgspec
 
-from protocols.messages import Aggregate, Input, Link, Twice
+from protocols.messages import Aggregate, Broken, Input, Link, Proof, Twice
 from protocols.signatures import Signer, verify
 from sampling.peers import PeerId, Round
-from verify.claims import MERGED, TRAINED, VOTED, Claim, Merged, Vote, equivocate, inputs_digest, sealed
+from verify.claims import (
+    COMMITTED,
+    MERGED,
+    TRAINED,
+    UNBOUND,
+    VOTED,
+    Claim,
+    Merged,
+    Vote,
+    bound,
+    equivocate,
+    inputs_digest,
+    sealed,
+)
 from verify.digest import DIGEST_BYTES, Digest
 
 CHECKED = 1024  # aggregates remembered: one is heard again and again, and the nodes of a simulation share them
@@ -105,8 +118,28 @@ def vote_holds(vote: Vote, run: bytes) -> bool:
     return verify(vote.auditor, VOTED, run, vote.statement, vote.signature)
 
 
-def twice_holds(twice: Twice, run: bytes) -> bool:
-    """Proof that the trainer of both claimed two results of one piece of work."""
+# -- what proves a lie by the liar's own signatures -------------------------------------------------------------------
+
+
+def culprit(proof: Proof) -> PeerId:
+    return proof.first.trainer if isinstance(proof, Twice) else proof.vote.auditor
+
+
+def proof_holds(proof: Proof, run: bytes) -> bool:
+    return _twice_holds(proof, run) if isinstance(proof, Twice) else _broken_holds(proof, run)
+
+
+def _broken_holds(broken: Broken, run: bytes) -> bool:
+    """It voted on another result than the one it had committed itself to before it was given the claimed bytes."""
+    vote = broken.vote
+    if broken.commitment in (UNBOUND, vote.commitment):
+        return False
+    statement = bound(broken.round, vote.claim, broken.commitment)
+    return verify(vote.auditor, COMMITTED, run, statement, broken.signature) and vote_holds(vote, run)
+
+
+def _twice_holds(twice: Twice, run: bytes) -> bool:
+    """The trainer of both claimed two results of one piece of work."""
     claims = [claim_of(twice.round, twice.parent, each) for each in (twice.first, twice.second)]
     both = zip(claims, (twice.first, twice.second), strict=True)
     return equivocate(*claims) and all(claim_holds(claim, each.signature, run) for claim, each in both)

@@ -1,4 +1,4 @@
-"""The evidence of a run: claims under audit and the votes on them, trainers who claimed twice, and what follows.
+"""The evidence of a run: claims under audit and the votes on them, proofs of other lies, and what follows.
 
 A CRDT: votes are only ever added, so merging is union, and the judgement is a pure function of what is held and of who
 could have been an auditor. Everything is checked at the door: claims, beacon, draw, that the voter may vote, and that
@@ -13,9 +13,19 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from protocols import limits
-from protocols.claiming import claim_of, link_holds, link_of, merged_of, shard_of, twice_holds, vote_holds, whole
+from protocols.claiming import (
+    claim_of,
+    culprit,
+    link_holds,
+    link_of,
+    merged_of,
+    proof_holds,
+    shard_of,
+    vote_holds,
+    whole,
+)
 from protocols.manifest import Audit
-from protocols.messages import Aggregate, Certificate, Input, Link, Twice
+from protocols.messages import Aggregate, Certificate, Input, Link, Proof, Twice
 from sampling.peers import PeerId, Round
 from verify.chance import Figures, explains
 from verify.claims import NONCE_BYTES, Vote, auditors, is_drawn, projection_seed, sealed
@@ -178,18 +188,18 @@ class Evidence:
         """`candidates`: who could be an auditor at all, as we see it."""
         self.run, self.audit = run, audit
         self.cases: dict[Digest, Case] = {}  # the oldest first
-        self.twice: dict[PeerId, Twice] = {}
+        self.proofs: dict[PeerId, Proof] = {}  # by whom they convict
         self.refused = 0  # of what was told us
         self._candidates = candidates
 
     # -- what comes in ------------------------------------------------------------------------------------------------
 
-    def restore(self, certificates: Sequence[Certificate], twice: Sequence[Twice]) -> None:
+    def restore(self, certificates: Sequence[Certificate], proofs: Sequence[Proof]) -> None:
         """What we held in a former life."""
         for certificate in certificates:
             self.certify(certificate)
-        for each in twice:
-            self.equivocated(each)
+        for each in proofs:
+            self.prove(each)
 
     def open(self, aggregate: Aggregate, successor: Aggregate) -> list[Case]:
         """The claims of `aggregate` that are audited, now that its successor is there."""
@@ -236,12 +246,12 @@ class Evidence:
                 break
         return first
 
-    def equivocated(self, twice: Twice) -> Doubt:
-        if not twice_holds(twice, self.run):
+    def prove(self, proof: Proof) -> Doubt:
+        if not proof_holds(proof, self.run):
             self.refused += 1
             return FORGED
-        if len(self.twice) < limits.EVIDENCE:
-            self.twice.setdefault(twice.first.trainer, twice)
+        if len(self.proofs) < limits.EVIDENCE:
+            self.proofs.setdefault(culprit(proof), proof)
         return None
 
     def _kept(self, case: Case) -> Case:
@@ -273,9 +283,9 @@ class Evidence:
         found = Judgement()
         contradicted: list[tuple[PeerId, Digest]] = []
         undecided: list[Digest] = []
-        for peer, twice in self.twice.items():
-            if self._lasts(twice.round, now):
-                found.expelled[peer] = f"claimed two results of round {twice.round}"
+        for peer, proof in self.proofs.items():
+            if self._lasts(proof.round, now):
+                found.expelled[peer] = _lie(proof)
         for case in sorted(self.doubted(), key=lambda each: (each.round, each.claim)):
             verdict = self.verdict(case)
             outvoted = [peer for peer in verdict.contradicted if peer not in found.expelled]
@@ -311,14 +321,14 @@ class Evidence:
     def have(self) -> tuple[Digest, ...]:
         return tuple(digest for digest, _ in self._told())[-limits.EVIDENCE :]
 
-    def lacking(self, have: Sequence[bytes]) -> list[Certificate | Twice]:
+    def lacking(self, have: Sequence[bytes]) -> list[Certificate | Proof]:
         """What a peer that has those lacks."""
         known = frozenset(have)
         return [what for digest, what in self._told() if digest not in known]
 
-    def _told(self) -> Iterator[tuple[Digest, Certificate | Twice]]:
-        for twice in self.twice.values():
-            yield sealed(twice.first.trainer.encode()), twice
+    def _told(self) -> Iterator[tuple[Digest, Certificate | Proof]]:
+        for peer, proof in self.proofs.items():
+            yield sealed(peer.encode()), proof
         for case in self.doubted():
             yield case.digest, case.certificate()
 
@@ -327,6 +337,12 @@ def _suspension(case: Case) -> Suspension:
     agree, contradict = case.counts
     why = f"{_of(case)}: {contradict} of {agree + contradict} auditors suspect it, which is no proof"
     return Suspension(case.round + QUARANTINE_ROUNDS, f"suspended for {QUARANTINE_ROUNDS} rounds for {why}")
+
+
+def _lie(proof: Proof) -> str:
+    if isinstance(proof, Twice):
+        return f"claimed two results of round {proof.round}"
+    return f"voted on another result than it had committed to, as an auditor of round {proof.round}"
 
 
 def _of(case: Case) -> str:

@@ -73,8 +73,9 @@ class Learner(Protocol):
         """Local SGD from `parent`. `seed` fixes batch order and dropout. Raises LearnerError; Unfit if `parent` is none
         of this run, or loss or update become non-finite."""
 
-    async def replay(self, parent: Digest, round: Round, *, seed: int, shard: str) -> Trained:
-        """As `train`, on another's shard by its description. Raises Unfit also if there is no such shard."""
+    async def replay(self, parent: Digest, round: Round, *, seed: int, shard: str, samples: int) -> Trained:
+        """As `train`, on another's shard by its description. Raises Unfit also if there is no such shard, or, before it
+        trains, if that has not so many examples."""
 
     async def merge(self, models: Sequence[Digest], weights: Sequence[int], parent: Digest | None = None) -> Digest:
         """By the manifest's rule, in the given order (so that aggregators agree bit for bit). Rules that look at what

@@ -104,6 +104,15 @@ class Audit(Section, frozen=True, kw_only=True):
             "aggregates are audited)"
         ),
     ] = "auto"
+    examples: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=limits.SAMPLES,
+            description="examples of a shard that others can make, at most: updates of larger ones are not merged, for "
+            "an auditor would have to train on as many",
+        ),
+    ] = 1_000_000
     tolerance_bits: Annotated[
         int, Meta(ge=0, le=128, description="bits of 256 in which two honest signatures may differ")
     ] = 8

@@ -258,7 +258,7 @@ class Certificate(Struct, frozen=True, array_like=True, forbid_unknown_fields=Tr
     votes: Annotated[tuple[Vote, ...], Meta(max_length=limits.VOTES)]
 
 
-class Twice(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+class Twice(Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="twice"):
     """Two claims of one trainer on one piece of work, both signed: proof without an audit."""
 
     round: RoundNumber
@@ -267,14 +267,26 @@ class Twice(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     second: Input
 
 
+class Broken(Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="broken"):
+    """An auditor's commitment and its vote on another result than that, both signed: it voted before it had one."""
+
+    round: RoundNumber  # of the claim
+    commitment: Bytes32
+    signature: Signature  # of the commitment
+    vote: Vote
+
+
+Proof = Twice | Broken  # of its maker's lie, by its own signatures: nobody need vote
+
+
 class Committed(Message, frozen=True, tag=30):
     """An auditor of a claim to whoever holds its bytes: I have a result of my own, and this commits me to it. Answered
-    by Ack: they may be fetched now."""
+    by Ack: they may be fetched now. UNBOUND where the work needs the claimed bytes to begin with."""
 
     round: RoundNumber  # of the claim
     claim: Bytes32
     commitment: Bytes32
-    signature: Signature
+    signature: Signature  # of `verify.claims.bound`
 
 
 class Voted(Message, frozen=True, tag=31):
@@ -291,10 +303,10 @@ class AskEvidence(Message, frozen=True, tag=32):
 
 
 class EvidenceIs(Message, frozen=True, tag=33):
-    """Answer to AskEvidence: what you lack, as much as fits. And gossip by whoever finds a trainer claiming twice."""
+    """Answer to AskEvidence: what you lack, as much as fits. And gossip by whoever finds proof of a lie."""
 
     certificates: Annotated[tuple[Certificate, ...], Meta(max_length=limits.EVIDENCE)]
-    twice: Annotated[tuple[Twice, ...], Meta(max_length=limits.EVIDENCE)] = ()
+    proofs: Annotated[tuple[Proof, ...], Meta(max_length=limits.EVIDENCE)] = ()
 
 
 # -- questions to the model -------------------------------------------------------------------------------------------

@@ -86,9 +86,9 @@ class Modest:
             lambda: self._overdue,
             lambda model: self.head.remembered(model) is not None,
         )
-        self.claims = OwnClaims(docket.claims, hooks.claimed)
+        self.claims = OwnClaims(docket.claims, docket.commitments, hooks.claimed)
         self.trainer = Trainer(parts, self.head, self._settling, self.withheld, self.claims)
-        self.auditor = Auditor(parts, self.head, self.withheld, lambda: self.trainer.busy, self._judged)
+        self.auditor = Auditor(parts, self.head, self.withheld, self.claims, lambda: self.trainer.busy, self._judged)
         self._before = docket
         self.aggregator: Aggregator | None = None
         self.stalled = False
@@ -98,7 +98,7 @@ class Modest:
         """Until cancelled. A finished run goes on serving its last model."""
         desk = self._parts.desk
         async with trio.open_nursery() as nursery:
-            caught = self.auditor.equivocated
+            caught = self.auditor.prove
             self.aggregator = Aggregator(self._parts, self.head, self._spread, nursery, self.withheld, caught)
             self._nursery = nursery
             desk.on(Aggregated, self._on_aggregated)
@@ -109,7 +109,7 @@ class Modest:
             nursery.start_soon(self._follow)
             nursery.start_soon(self._evaluate)
             nursery.start_soon(self._watch)
-            self.auditor.evidence.restore(self._before.certificates, self._before.twice)
+            self.auditor.evidence.restore(self._before.certificates, self._before.proofs)
             nursery.start_soon(self.auditor.run)
 
     async def leave(self) -> None:
@@ -188,7 +188,8 @@ class Modest:
     def docket(self) -> Docket:
         certificates = self.auditor.certificates() if self.aggregator else self._before.certificates
         candidates = tuple(self.auditor.candidates()) if certificates else ()
-        return Docket(self.claims.all(), certificates, tuple(self.auditor.evidence.twice.values()), candidates)
+        proofs = tuple(self.auditor.evidence.proofs.values())
+        return Docket(self.claims.all(), certificates, proofs, self.claims.commitments(), candidates)
 
     @property
     def audits(self) -> AuditFigures | None:

@@ -48,6 +48,7 @@ from protocols.messages import (
     AskEvidence,
     AskHead,
     AskManifest,
+    Broken,
     Certificate,
     Committed,
     Compare,
@@ -120,6 +121,7 @@ AGGREGATE = Aggregate(Round(9), MODELS[2], MODELS[3], INPUTS, (PEERS[2],), bytes
 LINK = Link(Round(10), MODELS[0], MODELS[2], MODELS[1], PEERS[0], bytes(64))
 VOTE = claims.Vote(PEERS[1], MODELS[3], False, bytes(34), bytes(range(34)), bytes(16), bytes(64))
 TWICE = Twice(Round(9), MODELS[3], INPUTS[0], Input(PEERS[0], MODELS[1], 120))
+BROKEN = Broken(Round(9), MODELS[0], bytes(64), VOTE)
 THETA0 = Aggregate(Round(0), MODELS[0], Digest(b""), (), ())
 ENTRY = Entry(9, MODELS[0], b"\x01\xff\x00\x7f", Vote(0, 8, MODELS[1]), PEERS[0], bytes(range(64)))
 HEAD = Head(MODELS[0], 70_000, 3, bytes(32), (0, 8, 15), MODELS[1], MODELS[2], PEERS[0], bytes(range(64)))
@@ -157,7 +159,7 @@ MESSAGES: dict[str, AnyMessage] = {
     "committed": Committed(Round(9), MODELS[0], MODELS[1], bytes(64)),
     "voted": Voted(Round(9), VOTE),
     "ask evidence": AskEvidence((MODELS[0], MODELS[1])),
-    "evidence is": EvidenceIs((Certificate(AGGREGATE, PEERS[0], True, LINK, (VOTE,)),), (TWICE,)),
+    "evidence is": EvidenceIs((Certificate(AGGREGATE, PEERS[0], True, LINK, (VOTE,)),), (TWICE, BROKEN)),
     "ask head": AskHead(),
     "new model": NewModel(OFFER, b"model"),
     "new model by name": NewModel(OFFER),

@@ -23,6 +23,7 @@ VOTED: Final = b"gossipnode/voted/1"
 ANSWERED: Final = b"gossipnode/answered/1"
 
 NONCE_BYTES: Final = 16
+UNBOUND: Final = Digest(bytes(DIGEST_BYTES))  # the commitment of who cannot have a result yet: it binds to nothing
 
 
 class Claim(NamedTuple):
@@ -96,6 +97,11 @@ class Answered(NamedTuple):
 def commitment(auditor: PeerId, claim: bytes, own: bytes, nonce: bytes) -> Digest:
     """Said before the claimed bytes are asked for: who has nothing to commit to gets nothing to copy."""
     return sealed(auditor.encode(), claim, own, nonce)
+
+
+def bound(round: Round, claim: bytes, commitment: bytes) -> Digest:
+    """What an auditor signs when it commits."""
+    return sealed(_number(round), claim, commitment)
 
 
 def inputs_digest(statements: Iterable[bytes]) -> Digest:

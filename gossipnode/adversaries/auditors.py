@@ -35,8 +35,8 @@ Verdict = Callable[[Auditing, Case, Input], Awaitable[Vote | None]]
 
 def lying_auditor(gang: Gang) -> Conduct:
     def learner(honest: AnyLearner, blobs: Blobs) -> AnyLearner:
-        async def replay(parent: Digest, round: Round, *, seed: int, shard: str) -> Trained:
-            return await honest.replay(parent, round, seed=seed + 1, shard=shard)
+        async def replay(parent: Digest, round: Round, *, seed: int, shard: str, samples: int) -> Trained:
+            return await honest.replay(parent, round, seed=seed + 1, shard=shard, samples=samples)
 
         async def reprobe(seeds: Sequence[int], *, seed: int, shard: str) -> Probed:
             return await honest.reprobe(seeds, seed=seed + 1, shard=shard)

@@ -55,6 +55,7 @@ class Replay(Part, frozen=True):
     parent: bytes
     seed: int
     shard: str
+    samples: int  # that it must have
 
 
 class Evaluate(Part, frozen=True):

@@ -55,18 +55,18 @@ class InlineSwarm:
         self.engine = Engine(config)
         self.theta0 = self.engine.initial()
         self._evaluations: OrderedDict[Digest, tuple[Batch, dict[str, float]]] = OrderedDict()
-        self._shards: dict[str, Data] = {}  # that were replayed
+        self._shards: dict[tuple[str, int | None], Data] = {}  # that were replayed
         self._sums: Sums | None = None
 
     def learner(self, shard: Shard, blobs: Blobs, cost: Cost = Cost()) -> InlineLearner:
         """Raises TaskError, LearnerError."""
         return InlineLearner(self, self.engine.data(shard), blobs, cost)
 
-    def others(self, shard: str) -> Data:
+    def others(self, shard: str, samples: int | None = None) -> Data:
         """Raises Unfit, LearnerError."""
-        if shard not in self._shards:
-            self._shards[shard] = self.engine.others(shard)
-        return self._shards[shard]
+        if (shard, samples) not in self._shards:
+            self._shards[shard, samples] = self.engine.others(shard, samples)
+        return self._shards[shard, samples]
 
     def sums(self, data: Data) -> Sums:
         """Made at the first call, with whoever's data: other protocols need none. Raises LearnerError."""
@@ -113,8 +113,8 @@ class InlineLearner:
     async def train(self, parent: Digest, round: Round, *, seed: int) -> Trained:
         return await self._trained(parent, self._data, seed)
 
-    async def replay(self, parent: Digest, round: Round, *, seed: int, shard: str) -> Trained:
-        return await self._trained(parent, self._swarm.others(shard), seed)
+    async def replay(self, parent: Digest, round: Round, *, seed: int, shard: str, samples: int) -> Trained:
+        return await self._trained(parent, self._swarm.others(shard, samples), seed)
 
     async def _trained(self, parent: Digest, data: Data, seed: int) -> Trained:
         update = self._engine.train(await self._blob(parent), data, seed=seed)

@@ -90,8 +90,8 @@ class WorkerLearner:
         done, model = await self._ask(self._model, calls.Train(parent, seed), calls.Improved)
         return Trained(model, done.samples, done.steps, done.loss, done.seconds)
 
-    async def replay(self, parent: Digest, round: Round, *, seed: int, shard: str) -> Trained:
-        done, model = await self._ask(self._model, calls.Replay(parent, seed, shard), calls.Improved)
+    async def replay(self, parent: Digest, round: Round, *, seed: int, shard: str, samples: int) -> Trained:
+        done, model = await self._ask(self._model, calls.Replay(parent, seed, shard, samples), calls.Improved)
         return Trained(model, done.samples, done.steps, done.loss, done.seconds)
 
     async def merge(self, models: Sequence[Digest], weights: Sequence[int], parent: Digest | None = None) -> Digest:

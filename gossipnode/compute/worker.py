@@ -90,8 +90,8 @@ class Bench:
                 return calls.Done(), self.store(self.engine.initial(seed))
             case calls.Train(parent, seed):
                 return self._train(parent, self.data, seed, stop)
-            case calls.Replay(parent, seed, shard):
-                return self._train(parent, self.engine.others(shard), seed, stop)
+            case calls.Replay(parent, seed, shard, samples):
+                return self._train(parent, self.engine.others(shard, samples), seed, stop)
             case calls.Evaluate(model):
                 metrics = self.engine.evaluate(self.read(model), self.data)
                 return calls.Scored(metrics, len(self.data.test[0]), model), b""

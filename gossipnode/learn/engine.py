@@ -88,12 +88,16 @@ class Engine:
                 raise TaskError(f"task {self.config.task!r}: data() names rows beyond its pool of {len(data.pool[0])}")
         return Data(self._moved(data.pool), data.rows.to(self.device), self._moved(data.test))
 
-    def others(self, shard: str) -> Data:
-        """Another node's examples, by its description. Raises Unfit if there are none such, LearnerError."""
+    def others(self, shard: str, samples: int | None = None) -> Data:
+        """Another node's examples, by its description. Raises Unfit if there are none such, or not `samples` of them;
+        LearnerError."""
         try:
-            return self.data(shard_named(shard))
+            data = self.data(shard_named(shard))
         except TaskError as error:
             raise Unfit(str(error)) from error
+        if samples not in (None, len(data.rows)):
+            raise Unfit(f"there are {len(data.rows)} examples in that shard, not {samples}")
+        return data
 
     def initial(self, seed: int | None = None) -> bytes:
         """theta0, of a model fresh from the seed, so that it does not matter what was trained before. With a `seed` of

@@ -68,6 +68,21 @@ async def test_what_a_learner_does_does_not_depend_on_the_others(swarm: InlineSw
     assert await one.train(theta0, Round(1), seed=7) == alone
 
 
+async def test_anothers_training_is_done_again_on_as_many_examples_as_it_says(
+    swarm: InlineSwarm, autojump_clock: MockClock
+) -> None:
+    blobs = MemoryBlobs(10**8)
+    maker, auditor = (swarm.learner(Shard(index=i, count=8), blobs) for i in range(2))
+    theta0 = await maker.initial()
+    made = await maker.train(theta0, Round(1), seed=7)
+    again = await auditor.replay(theta0, Round(1), seed=7, shard="0/8 iid 0", samples=made.samples)
+    assert again.model == made.model
+    began = trio.current_time()
+    with pytest.raises(Unfit, match=f"there are {made.samples} examples in that shard, not {made.samples + 1}"):
+        await auditor.replay(theta0, Round(1), seed=7, shard="0/8 iid 0", samples=made.samples + 1)
+    assert trio.current_time() == began  # nobody trained for that
+
+
 async def test_the_signature_of_an_update(swarm: InlineSwarm, autojump_clock: MockClock) -> None:
     blobs = MemoryBlobs(10**8)
     learner: Learner = swarm.learner(Shard(index=2, count=8), blobs)

@@ -126,6 +126,10 @@ async def test_a_round_is_what_it_is_inline(tmp_path: Path) -> None:
         assert [(t.model, t.samples, t.steps, t.loss) for t in ours] == [
             (t.model, t.samples, t.steps, t.loss) for t in theirs
         ]
+        again = await learner.replay(info.theta0, ONE, seed=1, shard="0/4 iid 0", samples=ours[0].samples)
+        assert again.model == ours[0].model
+        with pytest.raises(Unfit, match="there are 360 examples in that shard, not 361"):
+            await learner.replay(info.theta0, ONE, seed=1, shard="0/4 iid 0", samples=361)
         models = [t.model for t in ours]
         assert all(model in store for model in models)
         merged = await learner.merge(models, [1, 3])

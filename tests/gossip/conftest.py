@@ -68,7 +68,7 @@ class ToyLearner:
         value = value + 1 if self.hands_in is None else self.hands_in
         return Trained(await self._put(value), self.samples, 1, 0.5, self.train_s)
 
-    async def replay(self, parent: Digest, round: Round, *, seed: int, shard: str) -> Trained:
+    async def replay(self, parent: Digest, round: Round, *, seed: int, shard: str, samples: int) -> Trained:
         return Trained(await self._put(await self.value(parent) + 1), 10, 1, 0.5, 0.0)
 
     async def signature(self, model: Digest, parent: Digest | None, seed: bytes) -> Signature:

@@ -240,7 +240,7 @@ class ToyLearner:
         value = value if self.hands_in is None else self.hands_in
         return Trained(await self._put(value, f"{self._name}{round}"), self.samples, 1, 0.5, self.train_s)
 
-    async def replay(self, parent: Digest, round: Round, *, seed: int, shard: str) -> Trained:
+    async def replay(self, parent: Digest, round: Round, *, seed: int, shard: str, samples: int) -> Trained:
         """An honest one of that node's."""
         self.replayed.append((round, shard))
         await trio.sleep(self.train_s)

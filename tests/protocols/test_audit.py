@@ -69,6 +69,19 @@ async def test_who_hands_in_what_it_did_not_train_is_expelled_everywhere(
     assert not any(liar.peer in (*(made.trainer for made in each.inputs), *each.aggregators) for each in late)
 
 
+async def test_a_shard_that_is_too_large_to_be_audited_is_not_merged(
+    autojump_clock: MockClock, make_swarm: MakeSwarm
+) -> None:
+    swarm = make_swarm(trainers=3, rounds=12, audit=Audit(fraction=1.0, examples=50), start_peers=8)
+    members = await swarm.start(8)
+    members[3].learner.samples = 51
+    await swarm.until(lambda: all(member.head.finished for member in members))
+    merged = {each.trainer for aggregate in members[0].head.line() for each in aggregate.inputs}
+    assert members[3].learner.trained
+    assert members[3].peer not in merged
+    assert [expelled(member) for member in members] == [set()] * 8
+
+
 @pytest.mark.parametrize("seed", range(3))
 async def test_an_honest_swarm_expels_nobody(autojump_clock: MockClock, make_swarm: MakeSwarm, seed: int) -> None:
     swarm = await founded(make_swarm, rounds=10, seed=seed)

@@ -19,9 +19,11 @@ from protocols import claiming, limits, wire
 from protocols.audit import FIRST_AUDIT_S, Auditor
 from protocols.claiming import (
     claim_of,
+    culprit,
     link_of,
     merged_of,
     private_data,
+    proof_holds,
     public_data,
     sign_claim,
     sign_vote,
@@ -51,6 +53,7 @@ from protocols.messages import (
     Voted,
     Welcome,
 )
+from protocols.ownclaims import OwnClaims
 from protocols.signatures import Signer
 from protocols.withheld import Withheld
 from sampling.admission import Rules
@@ -58,7 +61,7 @@ from sampling.patience import Patience
 from sampling.peers import PeerId, Role, Round
 from sampling.sampler import Sampler
 from sampling.view import Registration, View
-from verify.claims import COMMITTED, Vote, auditors, commitment, is_drawn
+from verify.claims import COMMITTED, UNBOUND, Vote, auditors, bound, commitment, is_drawn
 from verify.digest import Digest, digest_of
 from verify.lsh import Signature
 from verify.standing import QUARANTINE_STRIKES, Offence, OffenceKind, Standing
@@ -90,13 +93,13 @@ class Toy:
     async def initial(self) -> Digest:
         return THETA0
 
-    async def replay(self, parent: Digest, round: Round, *, seed: int, shard: str) -> Trained:
+    async def replay(self, parent: Digest, round: Round, *, seed: int, shard: str, samples: int) -> Trained:
         self.replayed_at.append(trio.current_time())
         self.meanwhile()
         return Trained(await self._blobs.put(self.gives), 10, 1, 0.5, 0.0)
 
     async def train(self, parent: Digest, round: Round, *, seed: int) -> Trained:
-        return await self.replay(parent, round, seed=seed, shard="")
+        return await self.replay(parent, round, seed=seed, shard="", samples=10)
 
     async def signature(self, model: Digest, parent: Digest | None, seed: bytes) -> Signature:
         return Signature(digest_of(seed + model), 0)
@@ -146,9 +149,14 @@ class Scene:
         self.head = Head(parts, theta0(manifest), self._save)
         self.withheld = Withheld(lambda: self.head.known.round, lambda: False, lambda model: False)
         self.judged: list[Judgement] = []
-        self.auditor = Auditor(parts, self.head, self.withheld, lambda: False, self.judged.append)
+        self.saved = 0
+        claims = OwnClaims((), (), self._claimed)
+        self.auditor = Auditor(parts, self.head, self.withheld, claims, lambda: False, self.judged.append)
 
     async def _save(self, held: Aggregate) -> None: ...
+
+    async def _claimed(self) -> None:
+        self.saved += 1
 
     @asynccontextmanager
     async def audits(self) -> AsyncIterator[None]:
@@ -537,8 +545,12 @@ async def test_a_parent_that_nobody_has_is_nobodys_fault(autojump_clock: MockClo
 
 
 def committed(index: int, case: Case, own: bytes = b"own") -> Committed:
-    bound = commitment(PEERS[index], case.claim, own, bytes(16))
-    return Committed(case.round, case.claim, bound, SIGNERS[index].sign(COMMITTED, RUN, case.claim + bound))
+    return signed_commitment(index, case, commitment(PEERS[index], case.claim, own, bytes(16)))
+
+
+def signed_commitment(index: int, case: Case, to: Digest) -> Committed:
+    signature = SIGNERS[index].sign(COMMITTED, RUN, bound(case.round, case.claim, to))
+    return Committed(case.round, case.claim, to, signature)
 
 
 async def test_the_claimed_bytes_are_given_to_auditors_who_have_committed_and_to_nobody_else(
@@ -570,9 +582,48 @@ async def test_a_commitment_binds_and_must_be_its_auditors_own(
         assert await scene.is_asked(PEERS[one], committed(one, case)) == Ack()
         assert await scene.is_asked(PEERS[one], committed(one, case)) == Ack()  # asked again, after a lost answer
         assert isinstance(await scene.is_asked(PEERS[one], committed(one, case, b"another")), Refused)
-        await scene.hears(PEERS[one], Voted(case.round, vote(one, case, agrees=False)))
-    assert court.verdicts[1:] == [(PEERS[one], OffenceKind.FALSE_VOTE)]
+    assert court.verdicts[1:] == []
     assert not scene.withheld.may_fetch(PEERS[other], Digest(case.model))
+
+
+async def test_who_votes_on_another_result_than_it_committed_to_is_expelled_by_both_signatures(
+    autojump_clock: MockClock, scene: Scene
+) -> None:
+    case = await scene.round(rank=7)
+    one, other, *_ = ranked(case)
+    kept = vote(other, case, agrees=True)
+    async with scene.audits():
+        assert await scene.is_asked(PEERS[one], committed(one, case)) == Ack()
+        assert await scene.is_asked(PEERS[other], signed_commitment(other, case, kept.commitment)) == Ack()
+        await scene.hears(PEERS[other], Voted(case.round, kept))
+        assert expels(scene) == []
+        await scene.hears(PEERS[one], Voted(case.round, vote(one, case, agrees=True)))
+        assert expels(scene) == [PEERS[one]]
+    (told,) = [message for _, message in scene.links.published if isinstance(message, EvidenceIs)]
+    assert [culprit(proof) for proof in told.proofs] == [PEERS[one]]  # all others learn of it, and can check it
+    assert all(proof_holds(proof, RUN) for proof in told.proofs)
+
+
+async def test_nobody_is_given_the_bytes_of_a_training_for_a_commitment_that_binds_to_nothing(
+    autojump_clock: MockClock, scene: Scene
+) -> None:
+    case = await scene.round(rank=7)
+    one, *_ = ranked(case)
+    async with scene.audits():
+        assert isinstance(await scene.is_asked(PEERS[one], signed_commitment(one, case, UNBOUND)), Refused)
+    assert not scene.withheld.may_fetch(PEERS[one], Digest(case.model))
+
+
+async def test_an_audit_that_gives_another_result_when_it_is_done_again_is_no_vote(
+    autojump_clock: MockClock, scene: Scene
+) -> None:
+    """A machine whose bits depend on chance: its second result must not convict it, nor the trainer."""
+    scene.learner.gives = HONEST
+    case = await scene.round()
+    await scene.auditor._auditing._claims.commit(case.claim, digest_of(b"of the first time, before a crash"))
+    async with scene.audits():
+        await trio.sleep(100.0)
+    assert (scene.votes, scene.auditor.unable, scene.saved) == ([], 1, 1)
 
 
 @pytest.mark.parametrize(("data", "agrees"), [(SHARD, False), (PRIVATE_DATA, True)])
@@ -593,6 +644,7 @@ async def test_we_commit_to_a_result_of_our_own_before_we_ask_for_the_bytes(
     async with scene.audits():
         await trio.sleep(100.0)
     ((message, asked_before),), (cast,) = seen, scene.votes
+    assert scene.saved == 1  # a restart must not make us say another
     assert isinstance(message, Committed)
     assert (asked_before, source.offsets) == (0, [0])
     assert message.commitment == cast.commitment  # what it votes is what it had bound itself to

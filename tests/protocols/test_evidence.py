@@ -13,12 +13,12 @@ from protocols.amendments import sign
 from protocols.claiming import claim_of, link_of, private_data, sign_claim, sign_vote, signed, whole
 from protocols.evidence import FORGED, UNKNOWN, Case, Evidence
 from protocols.manifest import Audit, Manifest
-from protocols.messages import Aggregate, Certificate, Input, Twice
+from protocols.messages import Aggregate, Broken, Certificate, Input, Twice
 from protocols.ownclaims import Docket
 from protocols.signatures import Signer
 from sampling.peers import Round
-from verify.claims import VOTED, Vote
-from verify.digest import digest_of
+from verify.claims import COMMITTED, UNBOUND, VOTED, Vote, bound
+from verify.digest import Digest, digest_of
 from verify.lsh import Signature
 from verify.probe import OPPOSED
 from verify.standing import QUARANTINE_ROUNDS
@@ -228,12 +228,34 @@ def test_two_claims_are_proof_only_if_both_are_signed_and_differ() -> None:
     first, second = made_by(1, b"a"), made_by(1, b"other")
     held = evidence()
     unsigned = msgspec.structs.replace(second, signature=bytes(64))
-    assert held.equivocated(Twice(Round(1), PARENT, first, unsigned)) == FORGED
-    assert held.equivocated(Twice(Round(1), PARENT, first, first)) == FORGED
-    assert held.equivocated(Twice(Round(1), PARENT, first, made_by(2, b"a"))) == FORGED
+    assert held.prove(Twice(Round(1), PARENT, first, unsigned)) == FORGED
+    assert held.prove(Twice(Round(1), PARENT, first, first)) == FORGED
+    assert held.prove(Twice(Round(1), PARENT, first, made_by(2, b"a"))) == FORGED
     assert held.judgement(Round(2)).expelled == {}
-    assert held.equivocated(Twice(Round(1), PARENT, first, second)) is None
+    assert held.prove(Twice(Round(1), PARENT, first, second)) is None
     assert list(held.judgement(Round(2)).expelled) == [PEERS[1]]
+
+
+def broken(index: int, commitment: Digest, cast: Vote | None = None) -> Broken:
+    cast = cast or vote(index, agrees=True)
+    return Broken(
+        Round(1), commitment, SIGNERS[index].sign(COMMITTED, RUN, bound(Round(1), cast.claim, commitment)), cast
+    )
+
+
+def test_a_vote_on_another_result_than_was_committed_to_is_proof_only_if_both_are_signed() -> None:
+    held, other = evidence(), digest_of(b"another result")
+    good = broken(0, other)
+    unsigned = good.vote._replace(signature=bytes(64))
+    assert held.prove(broken(0, good.vote.commitment)) == FORGED  # it kept its word
+    assert held.prove(broken(0, UNBOUND)) == FORGED  # it had bound itself to nothing
+    assert held.prove(broken(2, other, good.vote)) == FORGED  # the commitment is somebody else's
+    assert held.prove(msgspec.structs.replace(good, round=Round(7))) == FORGED
+    assert held.prove(msgspec.structs.replace(good, vote=unsigned)) == FORGED
+    assert held.judgement(Round(2)).expelled == {}
+    assert held.prove(good) is None
+    (why,) = held.judgement(Round(2)).expelled.values()
+    assert why == "voted on another result than it had committed to, as an auditor of round 1"
 
 
 # -- near the tolerance ------------------------------------------------------------------------------------------------
@@ -362,6 +384,19 @@ def test_a_file_proves_its_verdict_offline(tmp_path: Path) -> None:
     found, _, _ = check_certificate(read_certificate(written(tmp_path, convicting())), RUN)
     assert found.holds, found.lines
     assert found.lines[-1] == f"ok    verdict: {PEERS[1]} is expelled"
+
+
+def test_a_file_of_a_broken_commitment(tmp_path: Path) -> None:
+    proof = broken(0, digest_of(b"another result"))
+    write_certificates(tmp_path, SIGNED, Docket(proofs=(proof,)))
+    (path,) = tmp_path.iterdir()
+    found, _, _ = check_certificate(read_certificate(path), RUN)
+    assert found.holds, found.lines
+    assert found.lines[-1] == f"ok    verdict: {PEERS[0]} is expelled"
+    kept = msgspec.structs.replace(proof, commitment=proof.vote.commitment)
+    assert wrong(msgspec.structs.replace(read_certificate(path), proof=kept)) == [
+        "WRONG they are not both signed by it, or the vote is what it had committed to"
+    ]
 
 
 def wrong(filed: Filed, run: bytes | None = None) -> list[str]:
