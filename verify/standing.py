@@ -34,7 +34,6 @@ class OffenceKind(enum.StrEnum):
     FALSE_VOTE = (
         "false-vote"  # an auditor's word that a decision of others contradicts, or another than it committed to
     )
-    SUSPECT_UPDATE = "suspect-update"  # in states saved before probes were voted on
     FALSE_CLAIM = "false-claim"  # our own replay of the work that it has signed gives another model
     PROTOCOL = "protocol"  # a well-formed message that has no place here
 
@@ -47,7 +46,6 @@ WEIGHTS: Final[Mapping[OffenceKind, int]] = {
     OffenceKind.PROTOCOL: 1,
     OffenceKind.BROKEN_PROMISE: 1,
     OffenceKind.WRONG_RUN: 1,
-    OffenceKind.SUSPECT_UPDATE: 2,  # as it was weighed
     # Links are authenticated, so the network cannot garble these: a peer of another version, or a hostile one.
     OffenceKind.FLOOD: 2,
     # Whoever holds the same block finds the same, so it is no race; a node with a damaged journal might do it once.

@@ -374,7 +374,7 @@ class Swarm:
             roles=roles,
             bootstrap=bootstrap,
             evaluate_every=0,
-            shard="" if self.manifest.audit.policy == "probe" else f"{index}/99",
+            shard=f"{index}/99",
             answers=learner.answers,
         )
         with trio.CancelScope() as scope:

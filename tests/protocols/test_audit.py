@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterable
 from typing import Any
 
 import pytest
 from trio.testing import MockClock
 
+from protocols.claiming import private_data, public_data
 from protocols.learner import Trained
 from protocols.manifest import Audit
 from protocols.messages import Ack
+from protocols.signatures import Signer
 from protocols.transport import TransportError
 from sampling.view import Delta
+from verify.lsh import Signature
 from verify.standing import OffenceKind, Repute
 from verify.tally import Stage
 
@@ -137,16 +141,19 @@ def slander(member: Member, monkeypatch: pytest.MonkeyPatch) -> None:
         made = auditing._nonce(case)
         if case.made is None:
             return auditing._vote(case, bytes(32), case.model, made, agrees=False)
+        if case.probed:
+            own, claimed = Signature(bytes(32), 0), Signature(b"\xff" * 32, 0)
+            return auditing._vote(case, bytes(own), bytes(claimed), made, agrees=False)
         return auditing._vote(case, b"", b"", made, agrees=False)
 
     monkeypatch.setattr(auditing, "audit", audit)
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize(("seed", "policy"), [(0, "auto"), (1, "auto"), (0, "probe"), (1, "probe")])
 async def test_a_minority_of_colluding_auditors_puts_nobody_out(
-    autojump_clock: MockClock, make_swarm: MakeSwarm, monkeypatch: pytest.MonkeyPatch, seed: int
+    autojump_clock: MockClock, make_swarm: MakeSwarm, monkeypatch: pytest.MonkeyPatch, seed: int, policy: str
 ) -> None:
-    swarm = await founded(make_swarm, count=9, rounds=6, seed=seed)
+    swarm = await founded(make_swarm, count=9, rounds=6, seed=seed, audit=Audit(fraction=1.0, policy=policy))
     honest = lying(swarm, 1, 5, 7)
     for number in (1, 5, 7):
         slander(swarm.members[number], monkeypatch)
@@ -213,6 +220,24 @@ async def test_probes_of_an_honest_swarm_suspect_nobody_and_can_all_be_done(
     assert sum(each.audited for each in figures) > 40
     assert [(each.unable, each.verdicts) for each in figures] == [(0, ())] * 8
     assert {offence for member in swarm.members for offence in member.offences()} == set()
+
+
+@pytest.mark.parametrize(
+    ("policy", "data"),
+    [("probe", public_data("3/99")), ("replay", private_data(Signer.from_seed(bytes([3] * 32)), bytes(32)))],
+)
+async def test_what_the_policy_cannot_audit_is_not_merged(
+    autojump_clock: MockClock, make_swarm: MakeSwarm, policy: str, data: bytes
+) -> None:
+    swarm = await founded(make_swarm, rounds=6, audit=Audit(fraction=1.0, policy=policy))
+    other = swarm.members[3]
+    trainer = other.node.protocol.trainer
+    trainer._parts = dataclasses.replace(trainer._parts, data=data)
+    await swarm.until_finished()
+    late = [each for each in swarm.believed if each.round > 1]
+    assert other.learner.trained
+    assert late
+    assert other.peer not in {made.trainer for each in late for made in each.inputs}
 
 
 async def test_two_results_of_one_piece_of_work_are_proof(autojump_clock: MockClock, make_swarm: MakeSwarm) -> None:

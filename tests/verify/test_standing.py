@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sampling.peers import PeerId
 from verify import standing
-from verify.standing import Offence, OffenceKind, Past, Repute, Standing
+from verify.standing import Offence, OffenceKind, Past, Repute, Standing, Suspension
 
 PEERS = [PeerId(name) for name in "ABC"]
 ALICE, BOB, _ = PEERS
@@ -194,3 +194,23 @@ def test_what_is_saved_is_bounded_and_the_worst_of_it() -> None:
     assert past.offences[-1].peer == "last"
     assert reborn(judge).quarantined(ALICE, 2)
     assert len(msgspec.msgpack.encode(past)) < 400_000
+
+
+def test_a_suspension_lapses_by_itself_and_an_expulsion_does_not() -> None:
+    judge = Standing()
+    assert judge.sentence({BOB: "its update"}, {ALICE: Suspension(70, "a probe")}) == sorted([ALICE, BOB])
+    assert (judge.why(ALICE), judge.why(BOB), dict(judge.expelled)) == ("a probe", "its update", {BOB: "its update"})
+    assert [judge.repute(ALICE, round) for round in (10, 69, 70)] == [Repute.SUSPENDED, Repute.SUSPENDED, Repute.GOOD]
+    assert [judge.quarantined(peer, 69) for peer in (ALICE, BOB)] == [True, True]
+    assert [judge.quarantined(peer, 70) for peer in (ALICE, BOB)] == [False, True]
+    assert judge.sentence({BOB: "its update"}, {ALICE: Suspension(90, "another")}) == []
+    assert judge.sentence({BOB: "", ALICE: "proof"}, {}) == []  # it was out before
+    assert judge.repute(ALICE, 100) is Repute.EXPELLED
+
+
+def test_who_is_suspended_for_one_thing_keeps_its_strikes_for_another() -> None:
+    judge = Standing()
+    for round in (1, 2, 3):
+        judge.record(Offence(ALICE, OffenceKind.WRONG_DIGEST, round))
+    judge.sentence({}, {ALICE: Suspension(5, "a probe")})
+    assert judge.repute(ALICE, 5) is Repute.QUARANTINED

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sampling.peers import PeerId
-from verify.tally import LARGEST, Stage, bench, reach, tally
+from verify.tally import DECIDED, LARGEST, Stage, bench, of_probes, reach, tally
 
 ORDER = [PeerId(f"peer{number:02}") for number in range(20)]
 
@@ -31,6 +31,15 @@ def test_the_appeal_needs_a_majority_of_its_whole_bench() -> None:
     assert stage(doubts, auditors=15) is Stage.APPEALED
     assert stage({**doubts, 9: False}, auditors=15) is Stage.EXPELLED
     assert stage({0: False, 1: False, **dict.fromkeys(range(2, 8), True)}, auditors=15) is Stage.ACQUITTED
+
+
+@given(st.lists(st.booleans(), max_size=20))
+def test_probes_decide_as_other_votes_do_but_suspend_and_blame_nobody(kinds: list[bool]) -> None:
+    cast = {ORDER[rank]: frozenset({kind}) for rank, kind in enumerate(kinds)}
+    proof = tally(ORDER, cast, 11)
+    found = of_probes(proof)
+    assert found.stage is (Stage.SUSPENDED if proof.stage is Stage.EXPELLED else proof.stage)
+    assert (found.stage in DECIDED, found.contradicted) == (proof.stage in DECIDED, ())
 
 
 @given(st.integers(3, 45), st.data())
