@@ -6,6 +6,7 @@ distance of what is merged from the mean of the products B A, as a part of that 
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator
 
 import click
@@ -17,6 +18,8 @@ from gossipnode.learn.adapters import Pair
 from gossipnode.learn.config import LearnerConfig
 from gossipnode.learn.encoding import Vector, decode
 from gossipnode.learn.engine import Engine
+from gossipnode.learn.merge import mean
+from gossipnode.learn.models import Models
 from gossipnode.learn.shard import Shard
 from protocols.manifest import Training
 from protocols.merging import Merging
@@ -49,12 +52,12 @@ def run(partition: str, ranks: tuple[int, ...]) -> Iterator[tuple[float, float]]
         before, model = decode(model, engine.template), engine.merge(blobs, [1] * TRAINERS)
         if round in MARKS:
             vectors = [decode(blob, engine.template) for blob in blobs]
-            factors = np.mean(vectors, axis=0, dtype=np.float64).astype(np.float32)
-            by_rule = [
-                np.mean([lost(before, vectors, merged, pair) for pair in engine.flat.adapters])
+            factors = mean(Models.of(vectors), [1] * TRAINERS)
+            ours, theirs = (
+                statistics.mean(lost(before, vectors, merged, pair) for pair in engine.flat.adapters)
                 for merged in (decode(model, engine.template), factors)
-            ]
-            yield float(by_rule[0]), float(by_rule[1])
+            )
+            yield ours, theirs
 
 
 @click.command()
