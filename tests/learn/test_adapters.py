@@ -243,8 +243,8 @@ def changed(low: Engine, before: bytes, after: bytes) -> set[int]:
     """The components that were trained: of both factors, or of none."""
     [pair] = low.flat.adapters
     was, now = (pair.adapter(decode(blob, low.template)) for blob in (before, after))
-    found = set(np.flatnonzero((was.a != now.a).all(axis=1)))
-    assert found == set(np.flatnonzero((was.b != now.b).all(axis=0)))
+    found = set(np.flatnonzero((was.a != now.a).all(axis=1)).tolist())
+    assert found == set(np.flatnonzero((was.b != now.b).all(axis=0)).tolist())
     kept = [index for index in range(R) if index not in found]
     assert (was.a[kept] == now.a[kept]).all()
     assert (was.b[:, kept] == now.b[:, kept]).all()
