@@ -42,6 +42,7 @@ FORGES: Final = {
     "inner-product": vectors.against,
     "alie": vectors.a_little,
 }
+KINDS: Final = ("honest", *FORGES, "stale", "free-rider", "label-flip", "lazy")
 
 
 @dataclass
@@ -70,7 +71,7 @@ class Trial:
         found: Vector = decode(made, engine.template) - self.theta
         return found
 
-    def play(self, rounds: int, every: int) -> Iterator[tuple[str, bool, bool]]:
+    def play(self, rounds: int, every: int, kinds: Sequence[str] = KINDS) -> Iterator[tuple[str, bool, bool]]:
         """A kind, whether the first auditor suspects it, and whether the appeal does."""
         for round in range(1, rounds + 1):
             trainers = self.rng.sample(range(self.nodes), TRAINERS)
@@ -80,8 +81,9 @@ class Trial:
             if round % every == 0:
                 others = {node: self.update(node) for node in range(self.nodes)} | updates
                 for node in trainers:
-                    for kind, update in self._bent(node, updates[node]).items():
-                        yield kind, *self._probed(node, update, others)
+                    bent = self._bent(node, updates[node])
+                    for kind in kinds:
+                        yield kind, *self._probed(node, bent[kind], others)
             sizes = {node: self.size(node) for node in trainers}
             weighed = sum(sizes[node] * updates[node] for node in trainers)
             self.theta = self.theta + weighed / np.float32(sum(sizes.values()))
@@ -91,6 +93,7 @@ class Trial:
         return len(self.honest.data(shard).rows)
 
     def _bent(self, node: int, update: Vector) -> dict[str, Vector]:
+        """In every way, whichever is looked at: training goes on alike."""
         several = np.stack([update, *(self.update(node) for _ in range(vectors.REPLAYS - 1))])
         forged = {kind: forge(several, self.draw) for kind, forge in FORGES.items()}
         return {"honest": update} | forged | {
@@ -138,14 +141,19 @@ def _cells(trials: Sequence[tuple[str, bool, bool]]) -> Iterator[str]:
 @click.option("--nodes", default=20, type=click.IntRange(4))
 @click.option("--rounds", default=60)
 @click.option("--every", default=5, help="rounds from one that is looked at to the next")
+@click.option("--kinds", default=",".join(KINDS), help="comma-separated")
 @click.option("--partitions", default="iid,dirichlet:0.5,labels", help="comma-separated")
 @click.option("--seeds", default="0:10", help="A:B")
-def main(task: str, nodes: int, rounds: int, every: int, partitions: str, seeds: str) -> None:
+def main(task: str, nodes: int, rounds: int, every: int, kinds: str, partitions: str, seeds: str) -> None:
     """Print the table."""
     torch.set_num_threads(1)
     names = partitions.split(",")
     found = {
-        name: [each for seed in seeds_of(seeds) for each in Trial(task, name, nodes, seed).play(rounds, every)]
+        name: [
+            each
+            for seed in seeds_of(seeds)
+            for each in Trial(task, name, nodes, seed).play(rounds, every, kinds.split(","))
+        ]
         for name in names
     }
     print("\n".join(table(names, found)))
