@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from protocols import limits
 from protocols.manifest import BadManifest, Manifest, Training, canonical, open_manifest, run_id, validated
-from protocols.merging import OWN, Rule, settled
+from protocols.merging import OWN, TRUSTING, Rule, settled
 from protocols.signatures import Signer
 from verify.digest import digest_of
 
@@ -239,7 +239,7 @@ def test_merging_that_cannot_be(tables: dict[str, Any], line: str) -> None:
 
 @pytest.mark.parametrize("rule", [rule for rule in get_args(Rule) if rule not in OWN])
 def test_every_rule_can_be_had(rule: str) -> None:
-    trusting = rule in ("mean", "corrected")
+    trusting = rule in TRUSTING
     modest = {"trainers": 7, "success_fraction": 0.8}
     manifest = validated({**TABLES, "modest": modest, "merging": {"rule": rule, "byzantine": 0 if trusting else 2}})
     assert settled(manifest.merging).rule != "auto"
