@@ -12,14 +12,13 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import msgspec
 import trio
 
 from protocols import limits
-from protocols.auditing import PREEMPTED, Auditing, CannotAudit
+from protocols.auditing import PREEMPTED, Auditing, CannotAudit, Work
 from protocols.evidence import FORGED, UNKNOWN, Case, Doubt, Evidence, Judgement
 from protocols.head import Head, Parts
 from protocols.lineage import Place, place
@@ -66,21 +65,6 @@ Judged = Callable[[Judgement], None]
 
 class Closed(Exception):
     """The case needs us no longer."""
-
-
-@dataclass(slots=True)
-class Work:
-    """What came of an audit that gives way to training."""
-
-    done: bool = False
-    vote: Vote | None = None
-    error: CannotAudit | None = None
-
-    def result(self) -> Vote:
-        if self.vote is None:
-            assert self.error is not None, "an audit ends in a vote or without one"
-            raise self.error
-        return self.vote
 
 
 class Auditor:
@@ -194,7 +178,7 @@ class Auditor:
         while True:
             now, verdict, order = trio.current_time(), self.evidence.verdict(case), self.evidence.order(case)
             late = now - opened > self._parts.manifest.timing.round_ceiling_s * DOUBTS
-            if late or verdict.stage in DECIDED or self._parts.desk.me not in order:  # we may be leaving
+            if late or self._is_over(case) or self._parts.desk.me not in order:  # we may be leaving
                 raise Closed
             if verdict.stage != stage:
                 stage, since = verdict.stage, now
@@ -206,12 +190,17 @@ class Auditor:
                 before = case.digest
                 await self._head.bell.until(lambda: case.digest != before)  # noqa: B023 - awaited at once
 
+    def _is_over(self, case: Case) -> bool:
+        """Decided; or of who is out already, whose bytes are slow to come. But what follows of an aggregate matters."""
+        is_out = case.made is not None and case.accused in self.judgement.expelled
+        return is_out or self.evidence.verdict(case).stage in DECIDED
+
     async def _in_peace(self, case: Case) -> Vote:
         """Training goes first: what it interrupts is begun again, but not for ever. Raises CannotAudit, Closed."""
         async with self._one:
             for _ in range(PREEMPTED):
                 await self._head.bell.until(lambda: not self._busy())
-                if self.evidence.verdict(case).stage in DECIDED:
+                if self._is_over(case):
                     raise Closed
                 if (work := await self._unless_busy(case)).done:
                     return work.result()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import trio
@@ -39,6 +40,21 @@ PREEMPTED: Final = 3  # times an audit gives way to training before it is done r
 
 class CannotAudit(Exception):
     """Not here, not now. One line fit for a log."""
+
+
+@dataclass(slots=True)
+class Work:
+    """What came of an audit that gives way to training."""
+
+    done: bool = False
+    vote: Vote | None = None
+    error: CannotAudit | None = None
+
+    def result(self) -> Vote:
+        if self.vote is None:
+            assert self.error is not None, "an audit ends in a vote or without one"
+            raise self.error
+        return self.vote
 
 
 class Auditing:

@@ -169,7 +169,7 @@ def test_the_command_takes_them_and_refuses_others() -> None:
     assert done.stderr.count("\n") == 1
 
 
-AUDITED = {"rounds": 14, "audit": {"fraction": 1.0}}
+AUDITED = {"rounds": 30, "audit": {"fraction": 1.0}}  # who aggregates in less may be no liar at all
 
 
 @pytest.mark.parametrize("kind", ["sign-flip", "false-aggregate", "equivocator"])
@@ -202,6 +202,6 @@ def test_a_lazy_auditor_is_expelled_by_its_commitment() -> None:
 
 
 def test_two_colluders_do_not_save_each_other() -> None:
-    report = played("colluding-auditor", "colluding-auditor", nodes=7, **{**AUDITED, "rounds": 24}).report
+    report = played("colluding-auditor", "colluding-auditor", nodes=7, **{**AUDITED, "rounds": 40}).report
     assert set(report.expelled) == set(report.adversaries)
     assert report.falsely_expelled == []
