@@ -50,6 +50,7 @@ from protocols.messages import (
     Ping,
     Pong,
     Refused,
+    Twice,
     Voted,
     Welcome,
 )
@@ -279,6 +280,19 @@ async def test_who_is_not_needed_does_no_work(autojump_clock: MockClock, scene: 
     async with scene.audits():
         first = ranked(case)[0]
         await scene.hears(PEERS[first], Voted(case.round, vote(first, case, agrees=True)))
+        await trio.sleep(100.0)
+    assert (scene.learner.replayed_at, scene.votes) == ([], [])
+
+
+async def test_who_is_out_already_is_audited_no_more(autojump_clock: MockClock, scene: Scene) -> None:
+    """Its update changes nothing any more, and its bytes would be slow to come."""
+    start = scene.head.known
+    await scene.round(rank=1)
+    async with scene.audits():
+        await scene.auditor.prove(
+            Twice(Round(1), start.model, made_by(LIAR, b"one", start), made_by(LIAR, b"other", start))
+        )
+        assert expels(scene) == [PEERS[LIAR]]
         await trio.sleep(100.0)
     assert (scene.learner.replayed_at, scene.votes) == ([], [])
 
