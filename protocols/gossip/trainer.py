@@ -118,7 +118,7 @@ class Trainer:
             fragments.offer(self.newest)
         self._parts.exchange.keep("checkpoint", [Digest(checkpoint.model)] if checkpoint else [])
         self._trains, self._slowdown, self._evaluate_every = trains, slowdown, evaluate_every
-        self._fallback: Digest | None = None  # our own model before the last merge
+        self._fallback: Digest | None = None  # what we trained last, if it can be trained from
         self._samples = 1
         self._turned_at = trio.current_time()  # when we last trained
         self.turn_s = self._rules.every_s
@@ -222,6 +222,7 @@ class Trainer:
             self.turn_s = max(self._rules.every_s, trio.current_time() - self._turned_at)
         self._turned_at = trio.current_time()
         self.age, self.model, self._samples = Round(self.age + 1), trained.model, trained.samples
+        self._fallback = trained.model
         pieces = [cut.name for cut in self._cuts]
         self.newest = self._making.trained(trained, self.age, self._turn_ms(), pieces)
         self._fragments.offer(self.newest)
@@ -229,9 +230,8 @@ class Trainer:
         self._keep()
         self._inbox.bell.ring()
         await self._rest(began_s, trained)
-        if away:
-            await self._catch_up()
-        await self._merge()
+        if not (away and await self._catch_up()):  # what it goes on from then is nobody's own
+            await self._merge()
         await self._settle()
 
     def _turn_ms(self) -> int:
@@ -268,7 +268,6 @@ class Trainer:
         """What has come, and our own; if anything came."""
         assert self.model is not None
         own = self.model
-        self._fallback = own
         others: list[Came] = []
         if self._inbox.holds(max(1, 2 * self._merging.byzantine)):
             window_s, self._merged_at = trio.current_time() - self._merged_at, trio.current_time()

@@ -47,6 +47,28 @@ async def test_honest_nodes_do_each_others_work_again_and_doubt_nobody(
         assert members[0].gossip.audits.verdicts == ()
 
 
+async def test_who_comes_back_from_a_pause_says_truly_what_it_went_on_from(
+    make_swarm: MakeSwarm, autojump_clock: MockClock
+) -> None:
+    async with make_swarm(**ALWAYS, gossip={"inline_bytes": 0}) as swarm:
+        *others, stopped = await swarm.start(4)
+        await swarm.until(lambda: stopped.age >= 5)
+        stopped.learner.train_s = 30.0
+        await trio.sleep(31)
+        stopped.learner.train_s, merge = 0.5, stopped.learner.merge
+
+        async def slowly(*args: Any) -> Digest:  # noqa: ANN401 - the learner's own
+            await trio.sleep(3.0)  # new models of the others come meanwhile
+            return await merge(*args)
+
+        stopped.learner.merge = slowly
+        await swarm.until(lambda: stopped.gossip.trainer.counts.caught_up > 0)
+        stopped.learner.merge = merge
+        await trio.sleep(30)
+        assert [member.offences() for member in others] == [[]] * 3
+        assert {member.gossip.auditor.doubted for member in others} == {0}
+
+
 @pytest.mark.parametrize("tables", [{}, PULLED], ids=["inline", "pulled"])
 async def test_who_offers_what_it_did_not_train_is_out_everywhere(
     make_swarm: MakeSwarm, autojump_clock: MockClock, tables: dict[str, Any]
