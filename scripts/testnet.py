@@ -235,7 +235,9 @@ def end_on_signals() -> None:
 @click.option("--minutes", type=click.FloatRange(0, min_open=True), help="with gossip, instead of --rounds")
 @click.option("--init", type=click.Choice(["common", "different"]), help="with gossip: the nodes' first models")
 @click.option("--speed", default="1", help="with gossip: how fast the nodes are, in turn, as 1,1,2,4")
-@click.option("--rank", default="", show_default="all", help="how much of each adapter the nodes train, in turn, as 2,4,8")
+@click.option(
+    "--rank", default="", show_default="all", help="how much of each adapter the nodes train, in turn, as 2,4,8"
+)
 @click.option("--task", default="mnist", help="what they learn")
 @click.option("--seed", default=1, type=click.IntRange(0), help="of the initial model and the batch orders")
 @click.option("--trainers", default=4, type=click.IntRange(1), help="trainers of a round")
