@@ -8,6 +8,7 @@ nobody can sign; with --replay the claimed work itself is done again.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -30,7 +31,7 @@ from verify.claims import Vote
 from verify.digest import short
 from verify.lsh import Signature, distance
 from verify.standing import QUARANTINE_ROUNDS
-from verify.tally import DECIDED, Stage
+from verify.tally import DECIDED, Stage, tally
 
 VERSION: Final = 1
 FILE_BYTES: Final = 4 * MIB  # of a file that is read: candidates of a full view, and a certificate
@@ -48,11 +49,13 @@ class Filed(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
 
 
 def write_certificates(folder: Path, signed: SignedManifest, docket: Docket) -> None:
-    """One file for each. Raises OSError."""
-    manifest = signed.encode()
+    """One file for each that is decided. Raises OSError."""
+    manifest, appeal = signed.encode(), present(signed).audit.appeal
     for each in docket.certificates:
         case = opened(each)
         assert case is not None, "what is on the docket was opened before"
+        if not _is_decided(case, each, docket.candidates, appeal):
+            continue
         name = f"{case.round}-{short(case.claim)}"
         _write(folder / f"{name}.cert", Filed(VERSION, manifest, docket.candidates, certificate=each))
     for proof in docket.proofs:
@@ -60,6 +63,13 @@ def write_certificates(folder: Path, signed: SignedManifest, docket: Docket) -> 
         _write(folder / f"{name}.cert", Filed(VERSION, manifest, (), proof=proof))
     for convicted in docket.convicted:
         _write(folder / f"{file_name(convicted)}.cert", Filed(VERSION, manifest, (), convicted=convicted))
+
+
+def _is_decided(case: Case, certificate: Certificate, candidates: Sequence[PeerId], appeal: int) -> bool:
+    votes: dict[PeerId, frozenset[bool]] = {}
+    for vote in certificate.votes:
+        votes[vote.auditor] = votes.get(vote.auditor, frozenset()) | {vote.agrees}
+    return tally(case.order(candidates), votes, appeal).stage in DECIDED
 
 
 def _write(path: Path, filed: Filed) -> None:

@@ -238,7 +238,7 @@ class Daemon:
             if state.held is not None and state.held.model in self._blobs:
                 await self._blobs.sync(state.held.model)
             await journal.save(state)
-            evidence = msgspec.structs.replace(state.docket, claims=())
+            evidence = msgspec.structs.replace(state.docket, claims=(), commitments=())
             if evidence != filed:
                 write_certificates(self._home.certificates, signed, evidence)
                 filed = evidence

@@ -282,7 +282,7 @@ class Evidence:
         """Of all that is held; expulsions lapse when the manifest says so."""
         found = Judgement()
         contradicted: list[tuple[PeerId, Digest]] = []
-        undecided: list[Digest] = []
+        undecided: list[Case] = []
         for peer, proof in self.proofs.items():
             if self._lasts(proof.round, now):
                 found.expelled[peer] = _lie(proof)
@@ -291,12 +291,13 @@ class Evidence:
             outvoted = [peer for peer in verdict.contradicted if peer not in found.expelled]
             contradicted += [(peer, case.claim) for peer in outvoted if not case.by_chance(peer)]
             if verdict.stage not in DECIDED:
-                undecided.append(case.model)
+                undecided.append(case)
             if verdict.stage is Stage.EXPELLED:
                 self._expel(case, found, now)
             elif verdict.stage is Stage.SUSPENDED and now < case.round + QUARANTINE_ROUNDS:
                 found.suspended[case.accused] = _suspension(case)  # later rounds come later, and last longer
-        return Judgement(found.expelled, found.wrong, found.suspended, tuple(contradicted), tuple(undecided))
+        needed = tuple(case.model for case in undecided if case.made is None or case.accused not in found.expelled)
+        return Judgement(found.expelled, found.wrong, found.suspended, tuple(contradicted), needed)
 
     def _expel(self, case: Case, found: Judgement, now: Round) -> None:
         if case.made is None:

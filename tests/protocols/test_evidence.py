@@ -425,9 +425,23 @@ def test_a_file_of_a_claim_that_was_doubted_and_cleared(tmp_path: Path) -> None:
     assert found.lines[-1] == f"ok    verdict: {case().accused} is cleared"
 
 
-def test_a_file_whose_votes_decide_nothing(tmp_path: Path) -> None:
-    filed = read_certificate(written(tmp_path, with_votes(vote(0, agrees=False))))
-    assert wrong(filed) == ["WRONG these votes decide nothing"]
+def test_votes_that_decide_nothing_prove_nothing_and_are_not_filed(tmp_path: Path) -> None:
+    filed = read_certificate(written(tmp_path, convicting()))
+    open_still = with_votes(vote(0, agrees=False))
+    assert wrong(msgspec.structs.replace(filed, certificate=open_still)) == ["WRONG these votes decide nothing"]
+    folder = tmp_path / "another"
+    write_certificates(folder, SIGNED, Docket(certificates=(open_still,), candidates=tuple(PEERS)))
+    assert not folder.exists()
+
+
+def test_bytes_of_who_is_out_already_are_needed_no_more() -> None:
+    held = evidence()
+    assert held.certify(with_votes(vote(0, agrees=False))) is None
+    assert held.judgement(Round(2)).undecided == (case().model,)
+    accused = PEERS.index(case().accused)
+    proof = Twice(Round(1), PARENT, made_by(accused, b"a"), made_by(accused, b"other"))
+    assert held.prove(proof) is None
+    assert held.judgement(Round(2)).undecided == ()
 
 
 @pytest.mark.parametrize("data", [b"", b"\x91" * 5000, b"not msgpack"])
