@@ -144,8 +144,9 @@ class Auditor:
         self._drawn &= {place(each) for each in line}
 
     def _audits(self, case: Case) -> bool:
-        """Whether claims of this kind are, in this run."""
-        return case.made is None or self._parts.manifest.audit.policy != "recompute"
+        """Whether claims of this kind are, in this run. Probes may suspend the honest, so they are for who asks."""
+        policy = self._parts.manifest.audit.policy
+        return case.made is None or policy == "probe" or (policy != "recompute" and not case.probed)
 
     # -- attending to a case ------------------------------------------------------------------------------------------
 

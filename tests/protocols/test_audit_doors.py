@@ -123,7 +123,7 @@ class Scene:
             model_bytes=len(CLAIMED),
             modest=Modest(trainers=4),
             timing=Timing(round_floor_s=1.0, round_ceiling_s=60.0),
-            audit=Audit(fraction=FRACTION),
+            audit=Audit(fraction=FRACTION, policy="probe"),  # which replays what it can
         )
         self.desk = Desk(links, accuse)
         self.desk.known = lambda peer: peer in PEERS
