@@ -8,7 +8,6 @@ nobody can sign; with --replay the claimed work itself is done again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -31,7 +30,7 @@ from verify.claims import Vote
 from verify.digest import short
 from verify.lsh import Signature, distance
 from verify.standing import QUARANTINE_ROUNDS
-from verify.tally import DECIDED, Stage, tally
+from verify.tally import DECIDED, Stage
 
 VERSION: Final = 1
 FILE_BYTES: Final = 4 * MIB  # of a file that is read: candidates of a full view, and a certificate
@@ -50,11 +49,14 @@ class Filed(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
 
 def write_certificates(folder: Path, signed: SignedManifest, docket: Docket) -> None:
     """One file for each that is decided. Raises OSError."""
-    manifest, appeal = signed.encode(), present(signed).audit.appeal
+    manifest = signed.encode()
+    evidence = Evidence(signed.run, present(signed).audit, lambda: docket.candidates)
     for each in docket.certificates:
         case = opened(each)
         assert case is not None, "what is on the docket was opened before"
-        if not _is_decided(case, each, docket.candidates, appeal):
+        for vote in each.votes:
+            case.votes.setdefault(vote.auditor, {})[vote.agrees] = vote
+        if evidence.undecided(case):
             continue
         name = f"{case.round}-{short(case.claim)}"
         _write(folder / f"{name}.cert", Filed(VERSION, manifest, docket.candidates, certificate=each))
@@ -63,13 +65,6 @@ def write_certificates(folder: Path, signed: SignedManifest, docket: Docket) -> 
         _write(folder / f"{name}.cert", Filed(VERSION, manifest, (), proof=proof))
     for convicted in docket.convicted:
         _write(folder / f"{file_name(convicted)}.cert", Filed(VERSION, manifest, (), convicted=convicted))
-
-
-def _is_decided(case: Case, certificate: Certificate, candidates: Sequence[PeerId], appeal: int) -> bool:
-    votes: dict[PeerId, frozenset[bool]] = {}
-    for vote in certificate.votes:
-        votes[vote.auditor] = votes.get(vote.auditor, frozenset()) | {vote.agrees}
-    return tally(case.order(candidates), votes, appeal).stage in DECIDED
 
 
 def _write(path: Path, filed: Filed) -> None:

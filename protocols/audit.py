@@ -143,18 +143,13 @@ class Auditor:
                     self._attend(case)
         self._drawn &= {place(each) for each in line}
 
-    def _audits(self, case: Case) -> bool:
-        """Whether claims of this kind are, in this run. Probes may suspend the honest, so they are for who asks."""
-        policy = self._parts.manifest.audit.policy
-        return case.made is None or policy == "probe" or (policy != "recompute" and not case.probed)
-
     # -- attending to a case ------------------------------------------------------------------------------------------
 
     def _attend(self, case: Case) -> None:
         """If we may be called."""
         me = self._parts.desk.me
         idle = case.claim not in self._attended and me not in case.votes
-        if idle and self._audits(case) and me in self.evidence.bench(case):
+        if idle and me in self.evidence.bench(case):
             self._attended.add(case.claim)
             self._nursery.start_soon(self._see_to, case)
 

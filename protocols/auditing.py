@@ -68,7 +68,7 @@ class Auditing:
             if case.made is None:
                 return await self._recomputed(case)
             vote = await self._compared(case, case.made)
-            self._claims.vote(case.claim, vote.commitment)
+            self._claims.stand_by(case.claim, vote.commitment)
             return vote
         except (NotFetched, StoreFull, LearnerError, Unfit) as error:
             raise CannotAudit(str(error)) from error

@@ -131,9 +131,16 @@ def opened(certificate: Certificate) -> Case | None:
     return Case(aggregate, certificate.beacon, made) if made is not None else None
 
 
+def is_audited(case: Case, audit: Audit) -> bool:
+    """Are claims of this kind, in this run? Probes may suspend the honest, so they are for who asks."""
+    return case.made is None or audit.policy == "probe" or (audit.policy != "recompute" and not case.probed)
+
+
 def ill_drawn(case: Case, run: bytes, audit: Audit) -> Doubt:
     """Why its claim was not drawn for an audit, by its own bytes."""
     aggregate, beacon = case.aggregate, case.beacon
+    if not is_audited(case, audit):
+        return "claims of this kind are not audited in this run"
     if (beacon.round, beacon.parent) != (aggregate.round + 1, aggregate.model):
         return "its beacon is not of the next round"
     if not is_drawn(beacon.model, case.claim, audit.fraction):
@@ -205,7 +212,8 @@ class Evidence:
         """The claims of `aggregate` that are audited, now that its successor is there."""
         beacon = link_of(successor)
         every = [Case(aggregate, beacon, made) for made in (*aggregate.inputs, None)]
-        return [self._kept(case) for case in every if is_drawn(beacon.model, case.claim, self.audit.fraction)]
+        drawn = (case for case in every if is_drawn(beacon.model, case.claim, self.audit.fraction))
+        return [self._kept(case) for case in drawn if is_audited(case, self.audit)]
 
     def vote(self, case: Case, vote: Vote) -> Doubt:
         """Adds it. UNKNOWN if it may hold but not as we see the swarm."""

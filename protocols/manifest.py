@@ -305,6 +305,8 @@ def _piece_faults(manifest: Manifest) -> Iterator[str]:
         yield "gossip.fragments, encoding: scales of int8 stand apart from their values; use bfloat16 or fragments = 1"
     if manifest.merging.rule in merging.OWN:
         yield f"gossip.fragments: {manifest.merging.rule} tries whole output layers; leave it at 1"
+    if manifest.merging.rule == "flora":
+        yield "gossip.fragments: flora merges whole adapters, which a piece may cut; leave it at 1"
 
 
 def _replay_faults(manifest: Manifest) -> Iterator[str]:

@@ -78,13 +78,13 @@ class OwnClaims:
 
     async def commit(self, claim: Digest, commitment: Digest) -> None:
         """Raises LearnerError if we have committed otherwise."""
-        self.vote(claim, commitment)
+        self.stand_by(claim, commitment)
         self._committed[claim] = Commitment(claim, commitment)
         while len(self._committed) > limits.OPEN_CASES:
             del self._committed[next(iter(self._committed))]
         await self._save()
 
-    def vote(self, claim: Digest, commitment: Digest) -> None:
+    def stand_by(self, claim: Digest, commitment: Digest) -> None:
         """Raises LearnerError if we have committed otherwise."""
         made = self._committed.get(claim)
         if made is not None and made.commitment != commitment:

@@ -17,9 +17,7 @@ from protocols.gossip.messages import Offer
 from sampling.peers import PeerId, Round
 from verify.digest import digest_of
 
-KEPT: Final = (
-    256  # announcers remembered, about 1.5 KB each, 7 with names of pieces: far more than models that any merge takes
-)
+KEPT: Final = 256  # announcers remembered, 1.5 KB each or with pieces 7: far more than models that any merge takes
 FRESH: Final = 4.0  # intervals without a word before a peer is taken for gone
 FRESH_S: Final = 30.0  # at least
 FRESH_MOST_S: Final = 3600.0  # whatever it says of its own pace

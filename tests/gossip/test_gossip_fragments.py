@@ -229,6 +229,7 @@ async def test_the_dice_fill_what_others_wait_for_and_then_what_there_is_least_o
         ({}, r"gossip\.fragments, audit\.fraction: .*set audit\.fraction = 0"),
         ({"audit": {"fraction": 0.0}, "encoding": "int8"}, r"gossip\.fragments, encoding: .*bfloat16"),
         ({"audit": {"fraction": 0.0}, "merging": {"rule": "bristle"}}, r"gossip\.fragments: bristle"),
+        ({"audit": {"fraction": 0.0}, "merging": {"rule": "flora"}}, r"gossip\.fragments: flora"),
         ({"audit": {"fraction": 0.0}, "merging": {"rule": "median", "byzantine": 2}}, r"at most 1.*gossip\.fragments"),
         ({"gossip": {"fragments": 65}}, r"gossip\.fragments"),
     ],
