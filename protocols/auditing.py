@@ -19,17 +19,18 @@ import trio
 from protocols import limits
 from protocols.blobs import StoreFull
 from protocols.claiming import shard_of, sign_vote
-from protocols.evidence import Case, alike
+from protocols.evidence import Case, tolerance_of
 from protocols.exchange import NotFetched
 from protocols.head import Head, Parts
 from protocols.learner import LearnerError, Unfit
 from protocols.messages import Ack, Committed, Input
 from protocols.ownclaims import OwnClaims
 from protocols.transport import TransportError
-from sampling.peers import PeerId
+from sampling.peers import PeerId, Round
 from verify.claims import COMMITTED, NONCE_BYTES, UNBOUND, Vote, bound, commitment, training_seed
 from verify.digest import Digest, digest_of
-from verify.lsh import Signature
+from verify.lsh import NO_NORM, SEED_BYTES, Signature, agrees
+from verify.probe import suspects
 from verify.standing import OffenceKind
 
 log = logging.getLogger(__name__)
@@ -60,11 +61,14 @@ class Work:
 class Auditing:
     def __init__(self, parts: Parts, head: Head, claims: OwnClaims) -> None:
         self._parts, self._head, self._claims = parts, head, claims
+        self._first = NO_NORM  # of what our data make of theta0, once that has been measured
 
     async def audit(self, case: Case) -> Vote:
         """Our vote. Raises CannotAudit."""
-        self._pin(Digest(case.aggregate.parent), *case.needed())
         try:
+            if case.probed:
+                await self._measure_first()
+            self._pin(Digest(case.aggregate.parent), *case.needed())
             if case.made is None:
                 return await self._recomputed(case)
             vote = await self._compared(case, case.made)
@@ -85,7 +89,7 @@ class Auditing:
         """With an update of our own. Equal bytes need not be fetched."""
         parent = Digest(case.aggregate.parent)
         await self._have_parent(case)
-        own = await (self._ours(case, parent) if case.probed else self._again(case, made, parent))
+        own = await (self._made(parent, case.round) if case.probed else self._again(case, made, parent))
         if own is None:
             return self._vote(case, b"", b"", self._nonce(case), agrees=False)
         self._pin(parent, own, made.model)
@@ -98,13 +102,27 @@ class Auditing:
             claimed = await self._signature(case, made.model)
         except Unfit:
             return self._vote(case, bytes(result), b"", nonce, agrees=False)
-        agreed = alike(case, result, claimed, self._parts.manifest.audit)
+        agreed = self._agrees(case, result, claimed)
         return self._vote(case, bytes(result), bytes(claimed), nonce, agrees=agreed)
 
-    async def _ours(self, case: Case, parent: Digest) -> Digest:
+    def _agrees(self, case: Case, own: Signature, claimed: Signature) -> bool:
+        if case.probed:
+            return not suspects(own, claimed, self._first)
+        return agrees(own, claimed, tolerance_of(self._parts.manifest.audit))
+
+    async def _measure_first(self) -> None:
+        """How long an update our data make of theta0: once."""
+        if self._first == NO_NORM:
+            theta0 = await self._parts.learner.initial()
+            self._pin(theta0)
+            made = await self._made(theta0, Round(0))
+            self._pin(theta0, made)
+            self._first = (await self._parts.learner.signature(made, theta0, bytes(SEED_BYTES))).norm
+
+    async def _made(self, parent: Digest, round: Round) -> Digest:
         """The model that our own data give."""
-        seed = training_seed(self._parts.membership.run_id, case.round, parent, self._parts.desk.me)
-        return (await self._parts.learner.train(parent, case.round, seed=seed)).model
+        seed = training_seed(self._parts.membership.run_id, round, parent, self._parts.desk.me)
+        return (await self._parts.learner.train(parent, round, seed=seed)).model
 
     async def _again(self, case: Case, made: Input, parent: Digest) -> Digest | None:
         """The model that its work gives. None: nobody can do that work."""

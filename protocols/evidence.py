@@ -31,7 +31,7 @@ from verify.chance import Figures, explains
 from verify.claims import NONCE_BYTES, Vote, auditors, is_drawn, projection_seed, sealed
 from verify.digest import DIGEST_BYTES, Digest
 from verify.lsh import SIGNATURE_BYTES, Signature, Tolerance, agrees
-from verify.probe import suspects
+from verify.probe import suspicious
 from verify.standing import QUARANTINE_ROUNDS, Suspension
 from verify.tally import DECIDED, Stage, Verdict, of_probes, reach, tally
 
@@ -159,24 +159,24 @@ def ill_voted(case: Case, vote: Vote, run: bytes, audit: Audit) -> Doubt:
         return "a vote without figures"
     if case.probed and not vote.own:
         return "a probe without a result of its own"
-    if vote.agrees != _agree(case, vote, audit):
+    if not _borne_out(case, vote, audit):
         return "a vote that its own figures do not bear out"
     return None if vote_holds(vote, run) else FORGED
 
 
-def _agree(case: Case, vote: Vote, audit: Audit) -> bool:
+def _borne_out(case: Case, vote: Vote, audit: Audit) -> bool:
     if case.made is None:
-        return vote.own == vote.claimed == case.aggregate.model
+        return vote.agrees == (vote.own == vote.claimed == case.aggregate.model)
     if not vote.own or not vote.claimed:
-        return False
-    return alike(case, Signature.of(vote.own), Signature.of(vote.claimed), audit)
-
-
-def alike(case: Case, own: Signature, claimed: Signature, audit: Audit) -> bool:
-    """Does what an auditor has made speak for what was claimed?"""
+        return not vote.agrees
+    own, claimed = Signature.of(vote.own), Signature.of(vote.claimed)
     if case.probed:
-        return not suspects(own, claimed)
-    return agrees(own, claimed, Tolerance(audit.tolerance_bits, audit.tolerance_norm))
+        return vote.agrees or suspicious(own, claimed)  # who agrees may go by a longer update of its own
+    return vote.agrees == agrees(own, claimed, tolerance_of(audit))
+
+
+def tolerance_of(audit: Audit) -> Tolerance:
+    return Tolerance(audit.tolerance_bits, audit.tolerance_norm)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """How often probes suspect one update: an honest one, and each way of bending one, by the votes of a whole appeal.
 
-On honest trajectories every EVERY-th round is looked at: each of its four updates is probed as the nodes would, by all
+On honest trajectories every EVERY-th round is looked at: each of its updates is probed as the nodes would, by all
 others in an order that is drawn, with signatures under seeds of their own (`verify.probe`, `verify.tally`). A table in
 Markdown: first auditors that suspect it, then updates whose maker would be suspended, with Clopper-Pearson bounds.
+Rounds are merged by the manifest's rule: a robust one leaves out who still learns, so that its updates stay long.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from gossipnode.learn.config import LearnerConfig
 from gossipnode.learn.encoding import Vector, decode, encode
 from gossipnode.learn.engine import Engine
 from gossipnode.learn.shard import Shard
-from gossipnode.newrun import draft
+from gossipnode.newrun import draft, settings_tables
 from gossipnode.sweep import seeds_of
 from protocols.signatures import Signer
 from sampling.peers import PeerId
@@ -33,7 +34,6 @@ from verify.probe import suspects
 from verify.simhash import signature
 from verify.tally import Stage, of_probes, tally, wanted
 
-TRAINERS: Final = 4
 APPEAL: Final = 11
 FORGES: Final = {
     "sign-flip": vectors.flipped,
@@ -53,15 +53,19 @@ class Trial:
     partition: str
     nodes: int
     seed: int
+    settings: Sequence[str] = ()  # of the manifest
     first: dict[int, Vector] = field(default_factory=dict)  # the model that a node trained first
 
     def __post_init__(self) -> None:
-        config = LearnerConfig.of(draft({"task": self.task, "name": "trial", "seed": self.seed}, AUTHOR.peer))
+        tables = settings_tables([f"task={self.task}", "name=trial", f"seed={self.seed}", *self.settings])
+        manifest = draft(tables, AUTHOR.peer)
+        config, self.trainers = LearnerConfig.of(manifest), manifest.modest.trainers
         step = msgspec.structs.replace(config.training, epochs=0, steps=1)
         self.honest, self.lazy = Engine(config), Engine(msgspec.structs.replace(config, training=step))
         self.mislabelled = Engine(msgspec.structs.replace(config, task=spec_of(config.task)))
         self.rng, self.draw = random.Random(self.seed), np.random.default_rng(self.seed)
         self.theta = decode(self.honest.initial(), self.honest.template).copy()
+        self.norms = [signature(self.update(node), bytes(32)).norm for node in range(self.nodes)]  # first ones
 
     def update(self, node: int, engine: Engine | None = None) -> Vector:
         engine = engine or self.honest
@@ -74,7 +78,7 @@ class Trial:
     def play(self, rounds: int, every: int, kinds: Sequence[str] = KINDS) -> Iterator[tuple[str, bool, bool]]:
         """A kind, whether the first auditor suspects it, and whether the appeal does."""
         for round in range(1, rounds + 1):
-            trainers = self.rng.sample(range(self.nodes), TRAINERS)
+            trainers = self.rng.sample(range(self.nodes), self.trainers)
             updates = {node: self.update(node) for node in trainers}
             for node, update in updates.items():
                 self.first.setdefault(node, self.theta + update)
@@ -84,9 +88,10 @@ class Trial:
                     bent = self._bent(node, updates[node])
                     for kind in kinds:
                         yield kind, *self._probed(node, bent[kind], others)
-            sizes = {node: self.size(node) for node in trainers}
-            weighed = sum(sizes[node] * updates[node] for node in trainers)
-            self.theta = self.theta + weighed / np.float32(sum(sizes.values()))
+            parent = encode(self.theta, self.honest.template)
+            models = [encode(self.theta + updates[node], self.honest.template) for node in trainers]
+            made = self.honest.merge(models, [self.size(node) for node in trainers], parent)
+            self.theta = decode(made, self.honest.template).copy()
 
     def size(self, node: int) -> int:
         shard = Shard(index=node, count=self.nodes, partition=self.partition, seed=self.seed)
@@ -115,7 +120,7 @@ class Trial:
             for peer in called[len(votes) :]:
                 seed = self.rng.randbytes(32)
                 own, claimed = signature(others[int(peer)], seed), signature(update, seed)
-                votes[peer] = frozenset([not suspects(own, claimed)])
+                votes[peer] = frozenset([not suspects(own, claimed, self.norms[int(peer)])])
 
 
 AUTHOR: Final = Signer.from_seed(bytes(32))
@@ -144,7 +149,10 @@ def _cells(trials: Sequence[tuple[str, bool, bool]]) -> Iterator[str]:
 @click.option("--kinds", default=",".join(KINDS), help="comma-separated")
 @click.option("--partitions", default="iid,dirichlet:0.5,labels", help="comma-separated")
 @click.option("--seeds", default="0:10", help="A:B")
-def main(task: str, nodes: int, rounds: int, every: int, kinds: str, partitions: str, seeds: str) -> None:
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="any key of the manifest")
+def main(
+    task: str, nodes: int, rounds: int, every: int, kinds: str, partitions: str, seeds: str, settings: Sequence[str]
+) -> None:
     """Print the table."""
     torch.set_num_threads(1)
     names = partitions.split(",")
@@ -152,7 +160,7 @@ def main(task: str, nodes: int, rounds: int, every: int, kinds: str, partitions:
         name: [
             each
             for seed in seeds_of(seeds)
-            for each in Trial(task, name, nodes, seed).play(rounds, every, kinds.split(","))
+            for each in Trial(task, name, nodes, seed, settings).play(rounds, every, kinds.split(","))
         ]
         for name in names
     }

@@ -193,7 +193,7 @@ def court() -> Court:
 
 
 class ToyLearner:
-    """A model is one number and who made it. Training adds 1 and takes `train_s` of virtual time."""
+    """A model is one number and who made it. Training adds `step` and takes `train_s` of virtual time."""
 
     MODEL = struct.Struct("<d8s")
     samples = 10
@@ -203,6 +203,7 @@ class ToyLearner:
         self._blobs = blobs
         self._name = name
         self.train_s = 1.0
+        self.step = 1.0  # from theta0 it is always 1
         self.fails = False  # the operator's task raises
         self.poison = False  # it hands out what is not finite
         self.hands_in: float | None = None  # whatever it was to train from
@@ -236,7 +237,7 @@ class ToyLearner:
         if self.own_data_broken or (self.hands_in is None and abs(value) > self.TRAINABLE):
             raise Unfit("the loss became nan")
         self.trained.append(round)
-        value = float("nan") if self.poison else value + 1
+        value = float("nan") if self.poison else value + (self.step if value else 1.0)
         value = value if self.hands_in is None else self.hands_in
         return Trained(await self._put(value, f"{self._name}{round}"), self.samples, 1, 0.5, self.train_s)
 

@@ -222,6 +222,18 @@ async def test_probes_of_an_honest_swarm_suspect_nobody_and_can_all_be_done(
     assert {offence for member in swarm.members for offence in member.offences()} == set()
 
 
+async def test_who_still_learns_is_not_suspected_by_those_who_have_learned(
+    autojump_clock: MockClock, make_swarm: MakeSwarm
+) -> None:
+    swarm = await founded(make_swarm, rounds=20, audit=PROBING)
+    for member in swarm.members[1:]:
+        member.learner.step = 0.01
+    await swarm.until_finished()
+    figures = [auditor(member).figures for member in swarm.members]
+    assert sum(each.audited for each in figures) > 40
+    assert [(each.unable, each.doubted) for each in figures] == [(0, 0)] * 8
+
+
 @pytest.mark.parametrize(
     ("policy", "data"),
     [("probe", public_data("3/99")), ("replay", private_data(Signer.from_seed(bytes([3] * 32)), bytes(32)))],
