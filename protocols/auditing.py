@@ -22,14 +22,14 @@ from protocols.claiming import shard_of, sign_vote
 from protocols.evidence import Case, tolerance_of
 from protocols.exchange import NotFetched
 from protocols.head import Head, Parts
-from protocols.learner import LearnerError, Unfit
+from protocols.learner import LearnerError, Trained, Unfit
 from protocols.messages import Ack, Committed, Input
 from protocols.ownclaims import OwnClaims
 from protocols.transport import TransportError
 from sampling.peers import PeerId, Round
 from verify.claims import COMMITTED, NONCE_BYTES, UNBOUND, Vote, bound, commitment, training_seed
 from verify.digest import Digest, digest_of
-from verify.lsh import NO_NORM, SEED_BYTES, Signature, agrees
+from verify.lsh import SEED_BYTES, Signature, agrees
 from verify.probe import suspects
 from verify.standing import OffenceKind
 
@@ -58,10 +58,18 @@ class Work:
         return self.vote
 
 
+@dataclass(frozen=True, slots=True)
+class First:
+    """Our update of the run's first model, beside which others' are probed."""
+
+    norm: int
+    samples: int
+
+
 class Auditing:
     def __init__(self, parts: Parts, head: Head, claims: OwnClaims) -> None:
         self._parts, self._head, self._claims = parts, head, claims
-        self._first = NO_NORM  # of what our data make of theta0, once that has been measured
+        self._first: First | None = None
 
     async def audit(self, case: Case) -> Vote:
         """Our vote. Raises CannotAudit."""
@@ -89,9 +97,10 @@ class Auditing:
         """With an update of our own. Equal bytes need not be fetched."""
         parent = Digest(case.aggregate.parent)
         await self._have_parent(case)
-        own = await (self._made(parent, case.round) if case.probed else self._again(case, made, parent))
-        if own is None:
+        trained = await (self._trained(parent, case.round) if case.probed else self._again(case, made, parent))
+        if trained is None:
             return self._vote(case, b"", b"", self._nonce(case), agrees=False)
+        own = trained.model
         self._pin(parent, own, made.model)
         if own == made.model:
             result = await self._signature(case, own)
@@ -102,36 +111,39 @@ class Auditing:
             claimed = await self._signature(case, made.model)
         except Unfit:
             return self._vote(case, bytes(result), b"", nonce, agrees=False)
-        agreed = self._agrees(case, result, claimed)
+        agreed = self._agrees(made, result, claimed)
         return self._vote(case, bytes(result), bytes(claimed), nonce, agrees=agreed)
 
-    def _agrees(self, case: Case, own: Signature, claimed: Signature) -> bool:
-        if case.probed:
-            return not suspects(own, claimed, self._first)
-        return agrees(own, claimed, tolerance_of(self._parts.manifest.audit))
+    def _agrees(self, made: Input, own: Signature, claimed: Signature) -> bool:
+        manifest, first = self._parts.manifest, self._first
+        if shard_of(made.data) is not None:
+            return agrees(own, claimed, tolerance_of(manifest.audit))
+        assert first is not None, "measured before anything is probed"
+        times = manifest.training.batches(made.samples) / max(manifest.training.batches(first.samples), 1)
+        return not suspects(own, claimed, first.norm, times)
 
     async def _measure_first(self) -> None:
-        """How long an update our data make of theta0: once."""
-        if self._first == NO_NORM:
+        """What our data make of theta0: once."""
+        if self._first is None:
             theta0 = await self._parts.learner.initial()
             self._pin(theta0)
-            made = await self._made(theta0, Round(0))
-            self._pin(theta0, made)
-            self._first = (await self._parts.learner.signature(made, theta0, bytes(SEED_BYTES))).norm
+            made = await self._trained(theta0, Round(0))
+            self._pin(theta0, made.model)
+            norm = (await self._parts.learner.signature(made.model, theta0, bytes(SEED_BYTES))).norm
+            self._first = First(norm, made.samples)
 
-    async def _made(self, parent: Digest, round: Round) -> Digest:
-        """The model that our own data give."""
+    async def _trained(self, parent: Digest, round: Round) -> Trained:
+        """On our own data."""
         seed = training_seed(self._parts.membership.run_id, round, parent, self._parts.desk.me)
-        return (await self._parts.learner.train(parent, round, seed=seed)).model
+        return await self._parts.learner.train(parent, round, seed=seed)
 
-    async def _again(self, case: Case, made: Input, parent: Digest) -> Digest | None:
-        """The model that its work gives. None: nobody can do that work."""
+    async def _again(self, case: Case, made: Input, parent: Digest) -> Trained | None:
+        """As it was claimed. None: nobody can do that work."""
         run, shard = self._parts.membership.run_id, shard_of(made.data)
         assert shard is not None
         seed = training_seed(run, case.round, parent, made.trainer)
         try:
-            learner, samples = self._parts.learner, made.samples
-            return (await learner.replay(parent, case.round, seed=seed, shard=shard, samples=samples)).model
+            return await self._parts.learner.replay(parent, case.round, seed=seed, shard=shard, samples=made.samples)
         except Unfit as error:
             log.info("%s claims what cannot be done: %s", made.trainer, error)
             return None

@@ -60,6 +60,10 @@ class Training(Section, frozen=True, kw_only=True):
         ),
     ] = 0.0
 
+    def batches(self, examples: int) -> int:
+        """Steps of a round on so many examples."""
+        return self.epochs * -(-examples // self.batch) if self.epochs else self.steps
+
 
 class Modest(Section, frozen=True, kw_only=True):
     """MoDeST (arXiv 2302.13837): the committee of a round, and who stays a candidate for it."""

@@ -59,6 +59,7 @@ class Trial:
     def __post_init__(self) -> None:
         tables = settings_tables([f"task={self.task}", "name=trial", f"seed={self.seed}", *self.settings])
         manifest = draft(tables, AUTHOR.peer)
+        self.training = manifest.training
         config, self.trainers = LearnerConfig.of(manifest), manifest.modest.trainers
         step = msgspec.structs.replace(config.training, epochs=0, steps=1)
         self.honest, self.lazy = Engine(config), Engine(msgspec.structs.replace(config, training=step))
@@ -97,6 +98,9 @@ class Trial:
         shard = Shard(index=node, count=self.nodes, partition=self.partition, seed=self.seed)
         return len(self.honest.data(shard).rows)
 
+    def steps(self, node: int) -> int:
+        return self.training.batches(self.size(node))
+
     def _bent(self, node: int, update: Vector) -> dict[str, Vector]:
         """In every way, whichever is looked at: training goes on alike."""
         several = np.stack([update, *(self.update(node) for _ in range(vectors.REPLAYS - 1))])
@@ -120,7 +124,8 @@ class Trial:
             for peer in called[len(votes) :]:
                 seed = self.rng.randbytes(32)
                 own, claimed = signature(others[int(peer)], seed), signature(update, seed)
-                votes[peer] = frozenset([not suspects(own, claimed, self.norms[int(peer)])])
+                times = self.steps(node) / self.steps(int(peer))
+                votes[peer] = frozenset([not suspects(own, claimed, self.norms[int(peer)], times)])
 
 
 AUTHOR: Final = Signer.from_seed(bytes(32))

@@ -174,6 +174,15 @@ def test_documented_commands_exist(file: str) -> None:
 # -- the preflight check: a machine on which libp2p cannot be built is told so before anything is downloaded ---------
 
 
+@each([ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))])
+def test_documented_scripts_start_as_the_text_says(path: Path) -> None:
+    """With `-m scripts.NAME`, what lies beside a script is found as scripts.OTHER only; without, as OTHER only."""
+    beside = {each.stem for each in (ROOT / "scripts").iterdir()}
+    for module, file in re.findall(r"python (?:-m scripts\.(\w+)|scripts/(\w+)\.py)", path.read_text()):
+        script = ROOT / "scripts" / f"{module or file}.py"
+        assert not imported(script) & (beside if module else {"scripts"}), f"{script.name}, as {path.name} starts it"
+
+
 def preflight(**environment: str) -> tuple[int, str]:
     command = [sys.executable, str(ROOT / "scripts" / "preflight.py")]
     done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=60)

@@ -70,7 +70,7 @@ def descend(
 def batches(rows: Tensor, training: Training, seed: int) -> Iterator[Tensor]:
     """The rows of each batch: `epochs` passes in fresh random orders, or `steps` batches in as many passes."""
     draw = torch.Generator().manual_seed(seed)
-    left = training.steps if training.epochs == 0 else training.epochs * -(-len(rows) // training.batch)
+    left = training.batches(len(rows))
     while left > 0 and len(rows) > 0:
         order = torch.randperm(len(rows), generator=draw).to(rows.device)
         for batch in torch.split(rows[order], training.batch)[:left]:
