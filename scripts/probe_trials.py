@@ -35,6 +35,8 @@ from verify.simhash import signature
 from verify.tally import Stage, of_probes, tally, wanted
 
 APPEAL: Final = 11
+SIZES: Final = "sizes"  # a partition of the trials: iid, but of every three nodes one has 4 and one 16 times fewer
+FEWER: Final = (1, 4, 16)
 FORGES: Final = {
     "sign-flip": vectors.flipped,
     "scaling": vectors.scaled,
@@ -70,7 +72,7 @@ class Trial:
 
     def update(self, node: int, engine: Engine | None = None) -> Vector:
         engine = engine or self.honest
-        data = engine.data(Shard(index=node, count=self.nodes, partition=self.partition, seed=self.seed))
+        data = engine.data(self.shard(node))
         parent = encode(self.theta, engine.template)
         made = engine.train(parent, data, seed=self.rng.getrandbits(60)).blob
         found: Vector = decode(made, engine.template) - self.theta
@@ -95,8 +97,13 @@ class Trial:
             self.theta = decode(made, self.honest.template).copy()
 
     def size(self, node: int) -> int:
-        shard = Shard(index=node, count=self.nodes, partition=self.partition, seed=self.seed)
-        return len(self.honest.data(shard).rows)
+        return len(self.honest.data(self.shard(node)).rows)
+
+    def shard(self, node: int) -> Shard:
+        if self.partition == SIZES:
+            count = self.nodes * FEWER[node % len(FEWER)]
+            return Shard(index=node, count=count, partition="iid", seed=self.seed)
+        return Shard(index=node, count=self.nodes, partition=self.partition, seed=self.seed)
 
     def steps(self, node: int) -> int:
         return self.training.batches(self.size(node))
@@ -152,7 +159,7 @@ def _cells(trials: Sequence[tuple[str, bool, bool]]) -> Iterator[str]:
 @click.option("--rounds", default=60)
 @click.option("--every", default=5, help="rounds from one that is looked at to the next")
 @click.option("--kinds", default=",".join(KINDS), help="comma-separated")
-@click.option("--partitions", default="iid,dirichlet:0.5,labels", help="comma-separated")
+@click.option("--partitions", default="iid,dirichlet:0.5,labels,sizes", help="comma-separated")
 @click.option("--seeds", default="0:10", help="A:B")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="any key of the manifest")
 def main(

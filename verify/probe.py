@@ -18,7 +18,7 @@ from verify.lsh import NO_NORM, NORMS_PER_OCTAVE, Signature, distance
 
 OPPOSED: Final = 170  # bits of 256, a cosine of -0.5: with uneven data some honest updates are opposed a little
 LEARNED: Final = NORMS_PER_OCTAVE  # steps: half as long as its first; a shorter update points anywhere
-LONGER: Final = 2 * NORMS_PER_OCTAVE  # steps: four times as long; at 2.8 times two honest of 5,800 were suspended
+LONGER: Final = 2 * NORMS_PER_OCTAVE  # steps: four times as long; at 2.8 times two honest of 3,600 were suspended
 
 
 def suspects(own: Signature, claimed: Signature, first: int, times: float = 1.0) -> bool:
