@@ -312,7 +312,7 @@ def private_case() -> Case:
 
 
 def probe(index: int, bits: int, *, agrees: bool | None = None) -> Vote:
-    """So far apart; up to 170 of 256 bits is nothing against an update of other data."""
+    """So far apart; up to 180 of 256 bits is nothing against an update of other data."""
     own, claimed = bytes(Signature(bytes(32), 0)), bytes(Signature(((1 << bits) - 1).to_bytes(32, "little"), 0))
     said = bits <= OPPOSED if agrees is None else agrees
     unsigned = Vote(PEERS[index], private_case().claim, said, own, claimed, bytes(16), b"")
