@@ -75,8 +75,8 @@ class Auditing:
         """Our vote. Raises CannotAudit."""
         try:
             if case.probed:
-                await self._measure_first()
-            self._pin(Digest(case.aggregate.parent), *case.needed())
+                await self._measure_first(case)
+            self._pin_for(case)
             if case.made is None:
                 return await self._recomputed(case)
             vote = await self._compared(case, case.made)
@@ -86,6 +86,9 @@ class Auditing:
             raise CannotAudit(str(error)) from error
         finally:
             self._pin()
+
+    def _pin_for(self, case: Case, *more: Digest) -> None:
+        self._pin(Digest(case.aggregate.parent), *case.needed(), *more)
 
     def _pin(self, *models: Digest) -> None:
         """What an audit looks at must not make room for other models meanwhile."""
@@ -101,7 +104,7 @@ class Auditing:
         if trained is None:
             return self._vote(case, b"", b"", self._nonce(case), agrees=False)
         own = trained.model
-        self._pin(parent, own, made.model)
+        self._pin_for(case, own)
         if own == made.model:
             result = await self._signature(case, own)
             return self._vote(case, bytes(result), bytes(result), self._nonce(case), agrees=True)
@@ -122,13 +125,13 @@ class Auditing:
         times = manifest.training.batches(made.samples) / max(manifest.training.batches(first.samples), 1)
         return not suspects(own, claimed, first.norm, times)
 
-    async def _measure_first(self) -> None:
+    async def _measure_first(self, case: Case) -> None:
         """What our data make of theta0: once."""
         if self._first is None:
             theta0 = await self._parts.learner.initial()
-            self._pin(theta0)
+            self._pin_for(case, theta0)
             made = await self._trained(theta0, Round(0))
-            self._pin(theta0, made.model)
+            self._pin_for(case, theta0, made.model)
             norm = (await self._parts.learner.signature(made.model, theta0, bytes(SEED_BYTES))).norm
             self._first = First(norm, made.samples)
 

@@ -132,8 +132,8 @@ def opened(certificate: Certificate) -> Case | None:
 
 
 def is_audited(case: Case, audit: Audit) -> bool:
-    """Are claims of this kind, in this run? Probes may suspend the honest, so they are for who asks."""
-    return case.made is None or audit.policy == "probe" or (audit.policy != "recompute" and not case.probed)
+    """Are claims of this kind, in this run?"""
+    return case.made is None or audit.policy != "recompute"
 
 
 def ill_drawn(case: Case, run: bytes, audit: Audit) -> Doubt:

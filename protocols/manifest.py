@@ -113,7 +113,7 @@ class Audit(Section, frozen=True, kw_only=True):
         Literal["auto", "replay", "recompute", "probe"],
         Meta(
             description="how updates are audited: replay (train again: shards that others can make), probe (compare "
-            "with updates of one's own; suspends, no proof), auto (replay where possible, else not), recompute (only "
+            "with updates of one's own; suspends, no proof), auto (replay where possible, else probe), recompute (only "
             "aggregates are audited)"
         ),
     ] = "auto"

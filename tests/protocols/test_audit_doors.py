@@ -92,7 +92,7 @@ class Toy:
         self.meanwhile: Callable[[], None] = lambda: None
 
     async def initial(self) -> Digest:
-        return THETA0
+        return await self._blobs.put(b"theta0")
 
     async def replay(self, parent: Digest, round: Round, *, seed: int, shard: str, samples: int) -> Trained:
         self.replayed_at.append(trio.current_time())
@@ -123,7 +123,7 @@ class Scene:
             model_bytes=len(CLAIMED),
             modest=Modest(trainers=4),
             timing=Timing(round_floor_s=1.0, round_ceiling_s=60.0),
-            audit=Audit(fraction=FRACTION, policy="probe"),  # which replays what it can
+            audit=Audit(fraction=FRACTION),
         )
         self.desk = Desk(links, accuse)
         self.desk.known = lambda peer: peer in PEERS
@@ -485,9 +485,9 @@ def rounds_pass(scene: Scene, count: int) -> None:
         scene.head.learn(after(known, [made_by(OTHER, b"%010d" % known.round, known)]))
 
 
-@pytest.mark.parametrize("data", [SHARD, PRIVATE_DATA])
+@pytest.mark.parametrize(("data", "signed"), [(SHARD, 2), (PRIVATE_DATA, 3)])
 async def test_what_an_audit_looks_at_makes_no_room_for_other_models(
-    autojump_clock: MockClock, scene: Scene, court: Court, data: bytes
+    autojump_clock: MockClock, scene: Scene, court: Court, data: bytes, signed: int
 ) -> None:
     scene.data, scene.learner.gives = data, HONEST
     scene.links.says[PEERS[LIAR]] = polite
@@ -506,7 +506,7 @@ async def test_what_an_audit_looks_at_makes_no_room_for_other_models(
     await scene.round()
     async with scene.audits():
         await trio.sleep(100.0)
-    assert there == [(True, True)] * 2
+    assert there == [(True, True)] * signed
     assert (len(scene.votes), court.verdicts) == (1, [])
 
 

@@ -33,7 +33,7 @@ MANIFEST = Manifest(
     author=PEERS[0],
     theta0=digest_of(b"theta0").hex(),
     model_bytes=10,
-    audit=Audit(fraction=1.0, policy="probe"),  # where a claim names a shard, it is replayed all the same
+    audit=Audit(fraction=1.0),
 )
 SIGNED = sign(MANIFEST, SIGNERS[0])
 RUN = SIGNED.run
@@ -61,7 +61,7 @@ def certificate(run: bytes = RUN) -> Certificate:
 
 
 def evidence(fraction: float = 1.0) -> Evidence:
-    return Evidence(RUN, Audit(fraction=fraction, policy="probe"), lambda: PEERS)
+    return Evidence(RUN, Audit(fraction=fraction), lambda: PEERS)
 
 
 def case() -> Case:
@@ -327,10 +327,8 @@ def probed(*bits: int) -> Certificate:
 
 
 def test_claims_that_this_run_does_not_audit_are_no_cases() -> None:
-    """By default private data are not probed: nobody is called for them, and nobody's votes on them count."""
-    made = probed(200, 200, 200, 200)
-    held = Evidence(RUN, Audit(fraction=1.0), lambda: PEERS)
-    assert held.certify(made) == "claims of this kind are not audited in this run"
+    held = Evidence(RUN, Audit(fraction=1.0, policy="recompute"), lambda: PEERS)
+    assert held.certify(probed(200, 200, 200, 200)) == "claims of this kind are not audited in this run"
     assert held.cases == {}
 
 
