@@ -55,7 +55,7 @@ def write_certificates(folder: Path, signed: SignedManifest, docket: Docket) -> 
         case = opened(each)
         assert case is not None, "what is on the docket was opened before"
         for vote in each.votes:
-            case.votes.setdefault(vote.auditor, {})[vote.agrees] = vote
+            case.ballot.add(vote)
         if evidence.undecided(case):
             continue
         name = f"{case.round}-{short(case.claim)}"
@@ -198,7 +198,7 @@ def _check_case(found: Checked, filed: Filed, certificate: Certificate, run: byt
 
 
 def _suspected(case: Case) -> str:
-    agree, contradict = case.counts
+    agree, contradict = case.ballot.counts
     last = case.round + QUARANTINE_ROUNDS - 1
     return f" to round {last}: {contradict} of {agree + contradict} auditors suspect it, which is no proof"
 

@@ -53,7 +53,7 @@ def _train(found: Checked, engine: Engine, case: Case, made: Input, run: bytes, 
     own = engine.train(parent, engine.others(shard), seed=seed).blob
     found.say(f"trained again: {short(digest_of(own))}, claimed was {short(made.model)}")
     tolerance = Tolerance(manifest.audit.tolerance_bits, manifest.audit.tolerance_norm)
-    for vote in (vote for vote in case.all_votes() if vote.own):
+    for vote in (vote for vote in case.ballot if vote.own):
         same = agrees(engine.signature(own, parent, case.seed(vote.auditor)), Signature.of(vote.own), tolerance)
         whose = vote.auditor[-8:]
         found.require(same, f"the auditor …{whose} found the same", f"the auditor …{whose} signed another result")

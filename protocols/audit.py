@@ -38,13 +38,14 @@ from protocols.ownclaims import OwnClaims
 from protocols.signatures import verify
 from protocols.training import AuditFigures, AuditVerdict
 from protocols.transport import TransportError
+from protocols.turns import Closed, Look, until_called
 from protocols.withheld import Withheld
 from sampling.patience import Patience
 from sampling.peers import PeerId, Role
 from verify.claims import COMMITTED, UNBOUND, Vote, bound
 from verify.digest import Digest, short
 from verify.standing import OffenceKind
-from verify.tally import DECIDED, Stage, wanted
+from verify.tally import DECIDED
 
 log = logging.getLogger(__name__)
 
@@ -54,17 +55,11 @@ ASK_S: Final = 10.0  # for an answer to that
 VOUCHERS: Final = 2  # peers that must tell us alike of a history that we have not seen
 VOUCHED: Final = 1024  # things remembered of which one peer has told
 COMMITMENTS: Final = 1024  # of auditors, remembered until they vote
-LEAST_WAIT_S: Final = 0.05  # a deadline that is all but over must not be waited for again and again
 COMMITTEES_OWED: Final = 3  # whose models are kept for audits at most: a store has room for so many and a few more
-DOUBTS: Final = 6  # deadlines that an undecided case is attended to
 
 
 Busy = Callable[[], bool]
 Judged = Callable[[Judgement], None]
-
-
-class Closed(Exception):
-    """The case needs us no longer."""
 
 
 class Auditor:
@@ -89,7 +84,9 @@ class Auditor:
     @property
     def figures(self) -> AuditFigures:
         verdicts = tuple(
-            AuditVerdict(case.accused, case.made is not None, case.round, verdict.stage, case.claim, *case.counts)
+            AuditVerdict(
+                case.accused, case.made is not None, case.round, verdict.stage, case.claim, *case.ballot.counts
+            )
             for case, verdict in ((case, self.evidence.verdict(case)) for case in self.evidence.doubted())
         )
         return AuditFigures(self.audited, self.doubted, self.unable, self.evidence.refused, verdicts)
@@ -148,14 +145,15 @@ class Auditor:
     def _attend(self, case: Case) -> None:
         """If we may be called."""
         me = self._parts.desk.me
-        idle = case.claim not in self._attended and me not in case.votes
+        idle = case.claim not in self._attended and me not in case.ballot.kinds
         if idle and me in self.evidence.bench(case):
             self._attended.add(case.claim)
             self._nursery.start_soon(self._see_to, case)
 
     async def _see_to(self, case: Case) -> None:
         try:
-            await self._until_called(case)
+            me, bell = self._parts.desk.me, self._head.bell
+            await until_called(me, bell, self._patience, lambda: self._stands(case), lambda: case.digest)
             since = trio.current_time()
             vote = await self._in_peace(case)
             self._patience.heard(trio.current_time() - since)  # others take about as long
@@ -168,23 +166,11 @@ class Auditor:
         finally:
             self._attended.discard(case.claim)
 
-    async def _until_called(self, case: Case) -> None:
-        """Our turn comes when those before us are too few, or silent. Raises Closed if it does not."""
-        stage, since, opened = Stage.OPEN, trio.current_time(), trio.current_time()
-        while True:
-            now, verdict, order = trio.current_time(), self.evidence.verdict(case), self.evidence.order(case)
-            late = now - opened > self._parts.manifest.timing.round_ceiling_s * DOUBTS
-            if late or self._is_over(case) or self._parts.desk.me not in order:  # we may be leaving
-                raise Closed
-            if verdict.stage != stage:
-                stage, since = verdict.stage, now
-            deadline_s = self._patience.deadline_s
-            waited = int((now - since) / deadline_s)
-            if order.index(self._parts.desk.me) < wanted(stage, len(order), self.evidence.audit.appeal) + waited:
-                return
-            with trio.move_on_after(max(LEAST_WAIT_S, since + (waited + 1) * deadline_s - now)):
-                before = case.digest
-                await self._head.bell.until(lambda: case.digest != before)  # noqa: B023 - awaited at once
+    def _stands(self, case: Case) -> Look:
+        """Raises Closed."""
+        if self._is_over(case):
+            raise Closed
+        return Look(self.evidence.verdict(case).stage, self.evidence.order(case), self.evidence.audit.appeal)
 
     def _is_over(self, case: Case) -> bool:
         """Decided; or of who is out already, whose bytes are slow to come. But what follows of an aggregate matters."""

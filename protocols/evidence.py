@@ -27,6 +27,7 @@ from protocols.claiming import (
 from protocols.manifest import Audit
 from protocols.messages import Aggregate, Certificate, Input, Link, Proof, Twice
 from sampling.peers import PeerId, Round
+from verify.ballot import Ballot
 from verify.chance import Figures, explains
 from verify.claims import NONCE_BYTES, Vote, auditors, is_drawn, projection_seed, sealed
 from verify.digest import DIGEST_BYTES, Digest
@@ -48,7 +49,7 @@ class Case:
     beacon: Link
     made: Input | None  # the trainer's part; None: the aggregate as a whole
     claim: Digest = field(init=False)
-    votes: dict[PeerId, dict[bool, Vote]] = field(default_factory=dict)
+    ballot: Ballot = field(default_factory=Ballot)
     _ranked: tuple[tuple[PeerId, ...], tuple[PeerId, ...]] | None = None  # auditors as they came, and in order
 
     def __post_init__(self) -> None:
@@ -89,36 +90,23 @@ class Case:
 
     def seen_by(self) -> list[PeerId]:
         """Auditors who have had the claimed bytes: the accused may be cut off by now, or keep them to itself."""
-        return [vote.auditor for vote in self.all_votes() if vote.claimed and not vote.agrees]
-
-    def all_votes(self) -> list[Vote]:
-        return [vote for peer in sorted(self.votes) for _, vote in sorted(self.votes[peer].items())]
+        return [vote.auditor for vote in self.ballot if vote.claimed and not vote.agrees]
 
     def certificate(self) -> Certificate:
-        votes = tuple(self.all_votes()[: limits.VOTES])
+        votes = tuple(self.ballot)[: limits.VOTES]
         return Certificate(self.aggregate, self.accused, self.made is not None, self.beacon, votes)
 
     @property
     def digest(self) -> Digest:
         """Of all that is known of it."""
-        return sealed(self.claim, *(vote.statement for vote in self.all_votes()))
-
-    @property
-    def counts(self) -> tuple[int, int]:
-        """Auditors that agree, and that contradict."""
-        kinds = [kind for votes in self.votes.values() for kind in votes]
-        return kinds.count(True), kinds.count(False)
+        return sealed(self.claim, *(vote.statement for vote in self.ballot))
 
     def by_chance(self, auditor: PeerId) -> bool:
         """May it and those who voted otherwise all be honest? A mean leaves nothing to chance: it is what it is."""
-        votes = [vote for vote in self.all_votes() if self.made is not None and vote.own and vote.claimed]
+        votes = [vote for vote in self.ballot if self.made is not None and vote.own and vote.claimed]
         found = {vote.auditor: Figures.of(Signature.of(vote.own), Signature.of(vote.claimed)) for vote in votes}
         own = found.pop(auditor, None)
         return own is not None and explains(own, list(found.values()))
-
-    @property
-    def doubted(self) -> bool:
-        return any(False in kinds for kinds in self.votes.values())
 
 
 def opened(certificate: Certificate) -> Case | None:
@@ -217,15 +205,14 @@ class Evidence:
 
     def vote(self, case: Case, vote: Vote) -> Doubt:
         """Adds it. UNKNOWN if it may hold but not as we see the swarm."""
-        known = case.votes.get(vote.auditor, {})
-        if known.get(vote.agrees) is not None:
+        if vote in case.ballot:
             return None
         if (doubt := ill_voted(case, vote, self.run, self.audit)) is None and vote.auditor not in self.bench(case):
             doubt = UNKNOWN
         if doubt is not None:
             self.refused += 1
             return doubt
-        case.votes.setdefault(vote.auditor, {})[vote.agrees] = vote
+        case.ballot.add(vote)
         return None
 
     def certify(self, certificate: Certificate) -> Doubt:
@@ -240,9 +227,9 @@ class Evidence:
             self.refused += 1
             return doubt
         doubt = self._votes(case, certificate.votes)
-        if case.doubted:
+        if case.ballot.doubted:
             self._kept(case)
-        return doubt or (None if case.doubted else "nobody doubts it")
+        return doubt or (None if case.ballot.doubted else "nobody doubts it")
 
     def _votes(self, case: Case, votes: Sequence[Vote]) -> Doubt:
         """The first doubt of them. None is looked at after a forged one: a flood of them must cost us little."""
@@ -264,7 +251,7 @@ class Evidence:
 
     def _kept(self, case: Case) -> Case:
         kept = self.cases.setdefault(case.claim, case)
-        idle = (each for each in self.cases.values() if not each.doubted)
+        idle = (each for each in self.cases.values() if not each.ballot.doubted)
         if len(self.cases) > limits.EVIDENCE + limits.OPEN_CASES:
             oldest = next(idle, None) or min(self.cases.values(), key=lambda each: each.round)
             del self.cases[oldest.claim]
@@ -282,8 +269,7 @@ class Evidence:
         return order[: reach(len(order), self.audit.appeal)]
 
     def verdict(self, case: Case) -> Verdict:
-        votes = {peer: frozenset(kinds) for peer, kinds in case.votes.items()}
-        verdict = tally(self.order(case), votes, self.audit.appeal)
+        verdict = tally(self.order(case), case.ballot.kinds, self.audit.appeal)
         return of_probes(verdict) if case.probed else verdict
 
     def judgement(self, now: Round) -> Judgement:
@@ -311,7 +297,7 @@ class Evidence:
         if case.made is None:
             found.wrong[case.claim] = case.aggregate
         if self._lasts(case.round, now):
-            agree, contradict = case.counts
+            agree, contradict = case.ballot.counts
             found.expelled.setdefault(
                 case.accused, f"{_of(case)}: {contradict} of {agree + contradict} auditors contradict it"
             )
@@ -320,7 +306,7 @@ class Evidence:
         return not self.audit.readmit_rounds or now < since + self.audit.readmit_rounds
 
     def doubted(self) -> list[Case]:
-        return [case for case in self.cases.values() if case.doubted]
+        return [case for case in self.cases.values() if case.ballot.doubted]
 
     def undecided(self, case: Case) -> bool:
         return self.verdict(case).stage not in DECIDED
@@ -349,7 +335,7 @@ def _lie(proof: Proof) -> str:
 
 
 def _suspension(case: Case) -> Suspension:
-    agree, contradict = case.counts
+    agree, contradict = case.ballot.counts
     why = f"{_of(case)}: {contradict} of {agree + contradict} auditors suspect it, which is no proof"
     return Suspension(case.round + QUARANTINE_ROUNDS, f"suspended for {QUARANTINE_ROUNDS} rounds for {why}")
 

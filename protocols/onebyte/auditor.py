@@ -31,27 +31,22 @@ from protocols.onebyte.parts import Parts
 from protocols.ownclaims import Convicted
 from protocols.training import AuditFigures, AuditVerdict
 from protocols.transport import TransportError
+from protocols.turns import Closed, Look, until_called
 from sampling.patience import Patience
 from sampling.peers import PeerId, Round
 from verify.claims import Vote
 from verify.digest import Digest, short
 from verify.standing import OffenceKind
-from verify.tally import DECIDED, Stage, wanted
+from verify.tally import DECIDED, Stage
 
 log = logging.getLogger(__name__)
 
 FIRST_AUDIT_S: Final = 5.0  # patience with an auditor before any has been measured
 SHARE_S: Final = 15.0  # between two looks, jittered by half, at what votes a random partner has
 ASK_S: Final = 10.0  # for an answer to that
-LEAST_WAIT_S: Final = 0.05  # a deadline that is all but over must not be waited for again and again
-DOUBTS: Final = 6  # deadlines that an undecided case is attended to
 FRESH: Final = 2  # windows: blocks that are older when we first see them have been audited by those who were there
 
 Judged = Callable[[Judgement], None]
-
-
-class Closed(Exception):
-    """The case needs us no longer."""
 
 
 class Auditor:
@@ -99,9 +94,9 @@ class Auditor:
         """Of whom is a member yet."""
         state = self._book.tip.state
         for case in self.cases.all():
-            if case.doubted and case.accused in state.members:
+            if case.ballot.doubted and case.accused in state.members:
                 stage = self.cases.verdict(case, state).stage
-                yield AuditVerdict(case.accused, True, Round(case.entry.height), stage, case.claim, *case.counts)
+                yield AuditVerdict(case.accused, True, Round(case.entry.height), stage, case.claim, *case.ballot.counts)
 
     def why(self, peer: PeerId) -> str:
         """It was expelled. Who joined later does not know."""
@@ -116,7 +111,7 @@ class Auditor:
             self._note(node)
             for case in self.cases.open(node) if self._parts.manifest.audit.fraction else ():
                 self._opened_s[case.claim] = trio.current_time()
-                if case.doubted or tip.height - node.height <= FRESH * self._book.rules.window:
+                if case.ballot.doubted or tip.height - node.height <= FRESH * self._book.rules.window:
                     self._attend(case)
         self._opened_s = {case.claim: self._opened_s[case.claim] for case in self.cases.all()}
         self._judge()
@@ -151,7 +146,7 @@ class Auditor:
         """What the votes amount to goes to the chain; what the chain says goes to whoever keeps the peers' standing."""
         state = self._book.tip.state
         for case in self.cases.all():
-            if case.doubted:
+            if case.ballot.doubted:
                 self._weigh(case)
         if state.expelled != self._expelled:
             self._expelled = state.expelled
@@ -175,7 +170,7 @@ class Auditor:
     def _attend(self, case: Case) -> None:
         """If we may be called."""
         me = self._book.me
-        idle = case.claim not in self._attended and me not in case.votes
+        idle = case.claim not in self._attended and me not in case.ballot.kinds
         if idle and self._can(case) and me in self.cases.bench(case, self._book.tip.state):
             self._attended.add(case.claim)
             self._nursery.start_soon(self._see_to, case)
@@ -191,7 +186,9 @@ class Auditor:
 
     async def _see_to(self, case: Case) -> None:
         try:
-            await self._until_called(case)
+            book = self._book
+            mark = lambda: (case.ballot.counts, book.tip)  # noqa: E731
+            await until_called(book.me, book.bell, self._patience, lambda: self._stands(case), mark)
             await self._publish(case, await self._vote(case))
         except Closed:
             pass
@@ -201,26 +198,12 @@ class Auditor:
         finally:
             self._attended.discard(case.claim)
 
-    async def _until_called(self, case: Case) -> None:
-        """Our turn comes when those before us are too few, or silent. Raises Closed if it does not."""
-        book, stage = self._book, Stage.OPEN
-        since = opened = trio.current_time()
-        while True:
-            now, state = trio.current_time(), book.tip.state
-            verdict, order = self.cases.verdict(case, state), self.cases.order(case, state)
-            over = book.finished or not book.follows(case.base) or case.accused not in state.members
-            late = now - opened > self._parts.manifest.timing.round_ceiling_s * DOUBTS
-            if over or late or verdict.stage in DECIDED or book.me not in order:
-                raise Closed
-            if verdict.stage != stage:
-                stage, since = verdict.stage, now
-            deadline_s = self._patience.deadline_s
-            waited = int((now - since) / deadline_s)
-            if order.index(book.me) < wanted(stage, len(order), self.cases.appeal(state)) + waited:
-                return
-            with trio.move_on_after(max(LEAST_WAIT_S, since + (waited + 1) * deadline_s - now)):
-                counts, tip = case.counts, book.tip
-                await book.bell.until(lambda: (case.counts, book.tip) != (counts, tip))  # noqa: B023 - awaited at once
+    def _stands(self, case: Case) -> Look:
+        """Raises Closed."""
+        book, state = self._book, self._book.tip.state
+        if book.finished or not book.follows(case.base) or case.accused not in state.members:
+            raise Closed
+        return Look(self.cases.verdict(case, state).stage, self.cases.order(case, state), self.cases.appeal(state))
 
     async def _vote(self, case: Case) -> Vote:
         """Raises LearnerError."""
@@ -246,9 +229,9 @@ class Auditor:
 
     def _voted(self, case: Case) -> None:
         """Somebody has: others may be called now, and it may be decided."""
-        if (opened_s := self._opened_s.get(case.claim)) is not None and sum(case.counts) == 1:
+        if (opened_s := self._opened_s.get(case.claim)) is not None and sum(case.ballot.counts) == 1:
             self._patience.heard(trio.current_time() - opened_s)
-        if case.doubted:
+        if case.ballot.doubted:
             self._judge()
             if self.cases.verdict(case, self._book.tip.state).stage not in DECIDED:
                 self._attend(case)
@@ -264,9 +247,9 @@ class Auditor:
         case = self.cases.get(vote.claim)
         if case is None:
             return  # of blocks that we do not have yet, or no more: votes are asked for now and then
-        before = case.counts
+        before = case.ballot.counts
         self._blame(sender, self.cases.vote(case, vote, self._book.tip.state))
-        if case.counts != before:
+        if case.ballot.counts != before:
             self._voted(case)
 
     def _blame(self, sender: PeerId, doubt: Doubt) -> None:

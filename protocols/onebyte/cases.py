@@ -25,6 +25,7 @@ from protocols.manifest import Audit
 from protocols.onebyte.messages import PREFIX_BYTES
 from sampling.peers import PeerId, Round
 from verify import scalars
+from verify.ballot import Ballot
 from verify.claims import Vote, auditors, is_drawn, training_seed
 from verify.digest import Digest
 from verify.tally import Verdict, reach, tally
@@ -38,7 +39,7 @@ class Case:
     base: Node
     drawn: Node  # the block whose beacon drew it
     claim: Digest = field(init=False)
-    votes: dict[PeerId, dict[bool, Vote]] = field(default_factory=dict)
+    ballot: Ballot = field(default_factory=Ballot)
 
     def __post_init__(self) -> None:
         self.claim = id_of(self.entry)
@@ -52,19 +53,6 @@ class Case:
         """What it was probed on, by its origin's own word before; None: nobody else can."""
         member = self.base.state.members.get(self.accused)
         return None if member is None else shard_of(member.data)
-
-    def all_votes(self) -> list[Vote]:
-        return [vote for peer in sorted(self.votes) for _, vote in sorted(self.votes[peer].items())]
-
-    @property
-    def counts(self) -> tuple[int, int]:
-        """Auditors that agree, and that contradict."""
-        kinds = [kind for votes in self.votes.values() for kind in votes]
-        return kinds.count(True), kinds.count(False)
-
-    @property
-    def doubted(self) -> bool:
-        return any(False in kinds for kinds in self.votes.values())
 
 
 def seeds_of(run: bytes, base: State, origin: PeerId, probes: int) -> list[int]:
@@ -111,7 +99,7 @@ class Cases:
         found = []
         for case in drawn_by(node, self._rules, self._audit.fraction):
             before = self._cases.pop(case.claim, None)
-            case.votes = before.votes if before is not None else {}
+            case.ballot = before.ballot if before is not None else case.ballot
             self._cases[case.claim] = case
             found.append(case)
         while len(self._cases) > limits.EVIDENCE:
@@ -138,12 +126,11 @@ class Cases:
         return order[: reach(len(order), self.appeal(state))]
 
     def verdict(self, case: Case, state: State) -> Verdict:
-        votes = {peer: frozenset(kinds) for peer, kinds in case.votes.items()}
-        return tally(self.order(case, state), votes, self.appeal(state))
+        return tally(self.order(case, state), case.ballot.kinds, self.appeal(state))
 
     def vote(self, case: Case, vote: Vote, state: State) -> Doubt:
         """Adds it. UNKNOWN if it may hold but not as we see the chain."""
-        if case.votes.get(vote.auditor, {}).get(vote.agrees) is not None:
+        if vote in case.ballot:
             return None
         doubt = ill_voted(case, vote, self._run)
         if doubt is None and vote.auditor not in self.bench(case, state):
@@ -151,18 +138,19 @@ class Cases:
         if doubt is not None:
             self.refused += 1
             return doubt
-        case.votes.setdefault(vote.auditor, {})[vote.agrees] = vote
+        case.ballot.add(vote)
         return None
 
     def proof(self, case: Case, state: State) -> WrongBytes | None:
         """For a block on `state`; None: there are not enough votes for one. Who votes both ways does not vote."""
-        single = [next(iter(kinds.values())) for kinds in case.votes.values() if len(kinds) == 1]
+        kinds = case.ballot.kinds
+        single = [vote for vote in case.ballot if len(kinds[vote.auditor]) == 1]
         return wrong_bytes(case.entry, single, state.members)
 
     def lacking(self, have: frozenset[bytes]) -> list[Vote]:
         """Votes on doubted entries that a peer which has those lacks."""
-        doubted = (case for case in self._cases.values() if case.doubted)
-        return [vote for case in doubted for vote in case.all_votes() if vote.statement[:PREFIX_BYTES] not in have]
+        doubted = (case for case in self._cases.values() if case.ballot.doubted)
+        return [vote for case in doubted for vote in case.ballot if vote.statement[:PREFIX_BYTES] not in have]
 
     def have(self) -> tuple[bytes, ...]:
         """Prefixes of the votes on doubted entries that we hold, the newest at the end."""

@@ -228,8 +228,8 @@ async def test_votes_that_do_not_hold_are_refused(make_swarm: Any, autojump_cloc
     swarm = make_swarm(audit=Audit(fraction=1.0), data=shard)
     member = await convicted(swarm)
     book, cases = member.node.book, member.node.auditor.cases
-    case = next(each for each in cases.all() if each.counts[1] > 2)
-    vote = next(each for each in case.all_votes() if not each.agrees)
+    case = next(each for each in cases.all() if each.ballot.counts[1] > 2)
+    vote = next(each for each in case.ballot if not each.agrees)
     fresh = Cases(swarm.run_id, book.rules, Audit(fraction=1.0))
     (again,) = [each for each in fresh.open(case.drawn) if each.claim == case.claim]
     state = case.base.state
@@ -242,7 +242,7 @@ async def test_votes_that_do_not_hold_are_refused(make_swarm: Any, autojump_cloc
         fresh.vote(again, vote._replace(claimed=case.entry.scalars), state),
     ]
     assert None not in doubts
-    assert (fresh.refused, again.counts) == (6, (0, 0))
+    assert (fresh.refused, again.ballot.counts) == (6, (0, 0))
     assert fresh.vote(again, vote, state) is None
     assert fresh.proof(again, state) is None
 

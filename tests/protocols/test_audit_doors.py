@@ -387,7 +387,7 @@ async def test_a_flood_of_forged_doubts_is_rationed_and_paid_for_by_whoever_send
         assert (scene.auditor.figures.refused, scene.desk.gossip_rationed) == (burst, burst)
         assert checked.count == burst
         await scene.hears(PEERS[honest], Voted(case.round, vote(honest, case, agrees=True)))
-        assert scene.auditor.evidence.cases[case.claim].counts == (1, 0)  # the others are heard meanwhile
+        assert scene.auditor.evidence.cases[case.claim].ballot.counts == (1, 0)  # the others are heard meanwhile
         judge.round += 1  # of one kind, one round's strikes are not enough
         await trio.sleep(limits.GOSSIP_BURST_S)
         for number in range(burst):
@@ -408,7 +408,7 @@ async def test_one_auditor_has_one_doubt_of_a_claim_however_often_it_says_so(
             cast = vote(doubter, case, agrees=False, own=digest_of(b"%d" % number))
             await scene.hears(PEERS[doubter], Voted(case.round, cast))
     held = scene.auditor.evidence.cases[case.claim]
-    assert (held.counts, checked.count, court.verdicts) == ((0, 1), 1, [])
+    assert (held.ballot.counts, checked.count, court.verdicts) == ((0, 1), 1, [])
     assert scene.auditor.evidence.verdict(held).stage is Stage.ACCUSED
 
 
