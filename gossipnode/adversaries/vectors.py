@@ -71,9 +71,11 @@ def conduct_of(gang: Gang, forge: Forge, twist: Twist, trainings: int = 1) -> Co
 
     def learner(honest: AnyLearner, blobs: Blobs) -> AnyLearner:
         async def train(parent: Digest, round: Round, *, seed: int) -> Trained:
-            trained = [await honest.train(parent, round, seed=seed + each) for each in range(trainings)]
-            models = [each.model for each in trained]
-            return dataclasses.replace(trained[0], model=await _forged(blobs, parent, models, forge, draw))
+            before, models = await blobs.get(parent), []
+            for each in range(trainings):
+                trained = await honest.train(parent, round, seed=seed + each)
+                models.append(await blobs.get(trained.model))  # at once: it may have to make room for the next
+            return dataclasses.replace(trained, model=await blobs.put(_forged(before, models, forge, draw)))
 
         async def probe(seeds: Sequence[int], *, seed: int) -> Probed:
             probed = await honest.probe(seeds, seed=seed)
@@ -85,12 +87,11 @@ def conduct_of(gang: Gang, forge: Forge, twist: Twist, trainings: int = 1) -> Co
     return Conduct(learner=learner)
 
 
-async def _forged(blobs: Blobs, parent: Digest, models: Sequence[Digest], forge: Forge, draw: Draw) -> Digest:
-    before = await blobs.get(parent)
+def _forged(before: bytes, models: Sequence[bytes], forge: Forge, draw: Draw) -> bytes:
     template = template_of(before)
     start = decode(before, template)
-    updates = np.stack([decode(await blobs.get(model), template) - start for model in models])
-    return await blobs.put(encode(np.clip(start + forge(updates, draw), -LARGEST, LARGEST), template))
+    updates = np.stack([decode(model, template) - start for model in models])
+    return encode(np.clip(start + forge(updates, draw), -LARGEST, LARGEST), template)
 
 
 def sign_flip(gang: Gang) -> Conduct:
