@@ -186,9 +186,9 @@ class Auditor:
 
     async def _see_to(self, case: Case) -> None:
         try:
-            book = self._book
-            mark = lambda: (case.ballot.counts, book.tip)  # noqa: E731
-            await until_called(book.me, book.bell, self._patience, lambda: self._stands(case), mark)
+            book, patience = self._book, self._patience
+            me, bell = book.me, book.bell
+            await until_called(me, bell, patience, lambda: self._stands(case), lambda: (case.ballot.counts, book.tip))
             await self._publish(case, await self._vote(case))
         except Closed:
             pass
