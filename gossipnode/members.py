@@ -27,13 +27,15 @@ from gossipnode.simulated_log import whose
 from gossipnode.snapshot import snapshot
 from gossipnode.status.report import NodeStatus, Status, StoreStatus
 from gossipnode.trainings import Finished
+from protocols.audit import COMMITTEES_OWED
 from protocols.chain.messages import Entry
 from protocols.manifest import Manifest
 from protocols.onebyte.journal import signed_in
 from protocols.signatures import Signer
 from sampling.peers import PeerId
 
-MODELS_KEPT = 24  # blobs of memory a simulated node has: two committees' models and the pinned ones
+MODELS_KEPT = 24  # blobs of memory a simulated node has at least: what audits are owed of four trainers, and the rest:
+MODELS_BESIDE = 12  # those that audits are not owed
 MERGES_KEPT = 7  # in gossip: what came and is merged, what the last models were made of, and what is audited
 GOODBYE_S = 5.0  # in which a node that leaves must have said so, as the daemon has it
 
@@ -116,7 +118,9 @@ class Member:
 
 
 def models_kept(manifest: Manifest) -> int:
-    return MODELS_KEPT + (MERGES_KEPT * (manifest.gossip.neighbours + 1) if manifest.protocol == "gossip" else 0)
+    if manifest.protocol == "gossip":
+        return MODELS_KEPT + MERGES_KEPT * (manifest.gossip.neighbours + 1)
+    return max(MODELS_KEPT, MODELS_BESIDE + COMMITTEES_OWED * manifest.modest.trainers)
 
 
 Learnt = Callable[[Member, Finished], None]

@@ -19,6 +19,7 @@ import trio
 from protocols import limits
 from protocols.blobs import StoreFull
 from protocols.claiming import shard_of, sign_vote
+from protocols.desk import Declined
 from protocols.evidence import Case, tolerance_of
 from protocols.exchange import NotFetched
 from protocols.head import Head, Parts
@@ -36,6 +37,7 @@ from verify.standing import OffenceKind
 log = logging.getLogger(__name__)
 
 _NONCE: Final = b"gossipnode/nonce/1"
+BEHIND_S: Final = (1.0, 2.0, 4.0)  # pauses, until who holds the claimed bytes has heard of the draw as well
 PREEMPTED: Final = 3  # times an audit gives way to training before it is done regardless
 
 
@@ -184,23 +186,41 @@ class Auditing:
         run, others = self._parts.membership.run_id, [*case.seen_by(), *case.aggregate.aggregators]
         signature = self._parts.signer.sign(COMMITTED, run, bound(case.round, case.claim, result))
         message = Committed(case.round, case.claim, result, signature)
-        lacking = [each for each in inputs if each.model not in self._parts.blobs]
-        async with trio.open_nursery() as nursery:
-            for peer in dict.fromkeys([*(each.trainer for each in lacking), *(others if lacking else ())]):
-                nursery.start_soon(self._commit_to, peer, message)
-        try:
-            await self._parts.exchange.obtain_all((each.model, [*others, each.trainer]) for each in inputs)
-        except NotFetched as error:
-            if case.made is not None and self._head.known.round <= case.round + limits.CLAIM_ROUNDS:  # still owed
-                detail = f"its update of round {case.round} cannot be had: {error}"
-                self._parts.desk.accuse(case.accused, OffenceKind.BROKEN_PROMISE, detail)
-            raise
+        for pause_s in (*BEHIND_S, None):
+            lacking = [each for each in inputs if each.model not in self._parts.blobs]
+            declined = await self._commit_to(
+                [*(each.trainer for each in lacking), *(others if lacking else ())], message
+            )
+            try:
+                return await self._parts.exchange.obtain_all((each.model, [*others, each.trainer]) for each in inputs)
+            except NotFetched as error:
+                if pause_s is None or not declined:
+                    self._blame(case, error)
+                    raise
+            await trio.sleep(pause_s)
 
-    async def _commit_to(self, peer: PeerId, message: Committed) -> None:
-        try:
-            await self._parts.desk.insist(peer, message, Ack)
-        except TransportError as error:
-            log.info("round %d: %s does not take our commitment: %s", message.round, peer, error)
+    def _blame(self, case: Case, error: NotFetched) -> None:
+        """Whoever owes the update, as long as it does."""
+        if case.made is not None and self._head.known.round <= case.round + limits.CLAIM_ROUNDS:
+            detail = f"its update of round {case.round} cannot be had: {error}"
+            self._parts.desk.accuse(case.accused, OffenceKind.BROKEN_PROMISE, detail)
+
+    async def _commit_to(self, peers: Sequence[PeerId], message: Committed) -> bool:
+        """Is there one that declines? It may not have heard of the draw yet."""
+        declined = False
+
+        async def commit(peer: PeerId) -> None:
+            nonlocal declined
+            try:
+                await self._parts.desk.insist(peer, message, Ack)
+            except TransportError as error:
+                declined = declined or isinstance(error, Declined)
+                log.info("round %d: %s does not take our commitment: %s", message.round, peer, error)
+
+        async with trio.open_nursery() as nursery:
+            for peer in dict.fromkeys(peers):
+                nursery.start_soon(commit, peer)
+        return declined
 
     def _nonce(self, case: Case) -> bytes:
         """Ours alone, and the same again: an audit that was given up for training, or by a crash, commits alike."""

@@ -479,6 +479,29 @@ async def test_bytes_of_a_round_that_nobody_audits_any_more_are_owed_by_nobody(
     assert (scene.auditor.unable, scene.votes, court.verdicts) == (1, [], [])
 
 
+async def test_who_has_not_heard_of_the_draw_yet_is_asked_again_before_it_is_blamed(
+    autojump_clock: MockClock, scene: Scene, court: Court
+) -> None:
+    """It may know the round of the beacon a moment after us, and gives its update to nobody before."""
+    committed: list[AnyMessage] = []
+
+    def behind(question: AnyMessage) -> AnyMessage:
+        if not isinstance(question, Committed):
+            return polite(question)
+        committed.append(question)
+        if len(committed) < 2:
+            return Refused("not a claim that you audit, as far as I know")
+        scene.links.holding(PEERS[LIAR], CLAIMED)
+        return Ack()
+
+    scene.learner.gives = HONEST
+    scene.links.says[PEERS[LIAR]] = behind
+    await scene.round()
+    async with scene.audits():
+        await trio.sleep(100.0)
+    assert (len(committed), len(scene.votes), court.verdicts) == (2, 1, [])
+
+
 def rounds_pass(scene: Scene, count: int) -> None:
     for _ in range(count):
         known = scene.head.known
