@@ -17,6 +17,7 @@ from gossipnode.status.report import Status
 
 Start = Callable[..., Any]  # the fixture of conftest.py
 NEW = ("--task", "digits", "--protocol", "gossip", "--rounds", "40", "--set", "start_peers=3")
+AHEAD = 12  # trainings: more than a node mends by merging alone
 OWN = ("--set", "gossip.init=different", "--set", "gossip.every_s=0.25")
 
 
@@ -46,6 +47,8 @@ def test_nodes_of_three_paces_learn_together_though_one_is_killed(start: Start, 
     before = third.shows(lambda status: status.gossip is not None and status.store.checkpoint_round)
     third.process.kill()
     third.process.wait()
+    for node in (first, second):  # so far that whoever comes then has something to catch up with
+        node.shows(lambda status: status.progress.round >= AHEAD)
     late = start("d", "--peers", second.address, "--shard", "3/4", "--answers")
     third = start("c", "--shard", "2/4", "--slowdown", "2")
     back = third.shows(lambda status: status.progress.round >= before.store.checkpoint_round > 0)
