@@ -116,12 +116,12 @@ class Auditing:
             claimed = await self._signature(case, made.model)
         except Unfit:
             return self._vote(case, bytes(result), b"", nonce, agrees=False)
-        agreed = self._agrees(made, result, claimed)
+        agreed = self._agrees(case, made, result, claimed)
         return self._vote(case, bytes(result), bytes(claimed), nonce, agrees=agreed)
 
-    def _agrees(self, made: Input, own: Signature, claimed: Signature) -> bool:
+    def _agrees(self, case: Case, made: Input, own: Signature, claimed: Signature) -> bool:
         manifest, first = self._parts.manifest, self._first
-        if shard_of(made.data) is not None:
+        if not case.probed:
             return agrees(own, claimed, tolerance_of(manifest.audit))
         assert first is not None, "measured before anything is probed"
         times = manifest.training.batches(made.samples) / max(manifest.training.batches(first.samples), 1)

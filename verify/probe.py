@@ -16,9 +16,9 @@ from typing import Final
 
 from verify.lsh import NO_NORM, NORMS_PER_OCTAVE, Signature, distance
 
-OPPOSED: Final = 180  # bits of 256, a cosine of -0.6: with uneven data some honest updates are opposed, by 167 at most
+OPPOSED: Final = 180  # bits of 256, a cosine of -0.6: of honest updates no appeal's median was beyond 167
 LEARNED: Final = NORMS_PER_OCTAVE  # steps: half as long as its first; a shorter update points anywhere
-LONGER: Final = 9 * NORMS_PER_OCTAVE // 4  # steps: 4.8 times as long; honest ones were up to 3.1 times as long
+LONGER: Final = 9 * NORMS_PER_OCTAVE // 4  # steps: 4.8 times as long; of honest ones no median was beyond 3.1 times
 
 
 def suspects(own: Signature, claimed: Signature, first: int, times: float = 1.0) -> bool:
